@@ -1,0 +1,109 @@
+# weft. `make` alone lists what there is. Go alone builds it; what the other
+# targets need is installed by .ci/run on a Debian machine, or named by them.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO ?= go
+CLANG_FORMAT ?= clang-format-19
+GOLANGCI_LINT ?= $(shell command -v golangci-lint 2>/dev/null || echo $(shell $(GO) env GOPATH)/bin/golangci-lint)
+# Further flags for go test, such as TESTFLAGS=-v.
+TESTFLAGS ?=
+# make vm: Debian kernel series, ways of capture (empty: weft chooses), the
+# share of the requests, and which tests (a regular expression).
+KERNEL ?= 6.1
+CAPTURE ?=
+SCALE ?= 0.05
+RUN ?= .
+# make fuzz: seconds for each target.
+FUZZTIME ?= 30
+
+ldflags = -X main.version=$(VERSION)
+c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
+# The end-to-end tests need root; everything else runs without.
+unit = $(shell $(GO) list ./... | grep -vx weft/test/e2e)
+race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
+
+.PHONY: help build generate check-generate fmt lint test test-root vm collector fuzz bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/weft and bin/demo, static; needs Go alone
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./demo
+
+generate: ## compile bpf/ into loader/*_bpfel.{go,o}; needs clang-19, llvm-19, libbpf-dev
+	$(GO) generate ./loader
+
+check-generate: ## fail if loader/*_bpfel.{go,o} are not what bpf/ compiles to
+	@GO=$(GO) .ci/generated
+
+fmt: ## format Go and C in place
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go' | grep -v _bpfel)
+	$(CLANG_FORMAT) -i $(c_sources)
+
+lint: ## golangci-lint, dependency arrows, C format and padding, size of files
+	@command -v "$(GOLANGCI_LINT)" >/dev/null || { echo "lint: no golangci-lint: go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"; exit 1; }
+	@command -v $(CLANG_FORMAT) >/dev/null || { echo "lint: no $(CLANG_FORMAT): apt-get install clang-format-19, or set CLANG_FORMAT"; exit 1; }
+	@status=0; \
+	$(GOLANGCI_LINT) run ./... || status=1; \
+	(cd test/collector && CGO_ENABLED=0 $(GOLANGCI_LINT) run .) || status=1; \
+	GOLANGCI_LINT=$(GOLANGCI_LINT) .ci/arrows || status=1; \
+	CLANG_FORMAT=$(CLANG_FORMAT) .ci/sources || status=1; \
+	exit $$status
+
+test: ## everything that needs no root, C parsers included; with -race where a C compiler is
+	$(GO) test $(race) -timeout 10m $(TESTFLAGS) $(unit)
+
+test-root: ## load into this kernel and trace real programs, end to end; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "test-root: loading BPF programs needs root: sudo make test-root"; exit 1; }
+	test/e2e/deps.sh >/dev/null
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	@export WEFT_BIN=$(CURDIR)/bin/weft; \
+	run() { $(GO) test -count=1 -p 1 -timeout 25m -run '$(value RUN)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests; }; \
+	[ -n "$$WEFT_E2E_RESULTS" ] || { run; exit; }; \
+	wanted=$$WEFT_E2E_RESULTS; results=$(CURDIR)/bin/results/host-$${WEFT_CAPTURE:-auto}; \
+	rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
+	export WEFT_E2E_RESULTS=$$results/loads.jsonl WEFT_E2E_DOCTOR=$$results/doctor.json; \
+	run; status=$$?; \
+	echo $$status >"$$results/status"; \
+	[ ! -e "$$results/loads.jsonl" ] || cat "$$results/loads.jsonl" >>"$$wanted" || exit 1; \
+	$(GO) run ./test/vm/table && exit $$status
+
+vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fentry kprobe"]
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/e2e.test ./test/e2e
+	@deps=$$(WEFT_E2E_WITHOUT=java test/e2e/deps.sh | tail -n 1) && worst=0 && \
+	for capture in $(or $(CAPTURE),auto); do \
+		way=$$capture; [ $$way != auto ] || way=; \
+		results=bin/results/$(KERNEL)-$$capture; \
+		rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
+		echo "== kernel $(KERNEL), capture $$capture"; \
+		$(GO) run ./test/vm -kernel $(KERNEL) -userland -timeout 15m \
+			-add bin/weft:/opt/weft/weft -add "$$deps":/opt/weft/deps -add test/apps:/opt/weft/apps \
+			-env WEFT_BIN=/opt/weft/weft -env WEFT_E2E_DEPS=/opt/weft/deps -env WEFT_E2E_APPS=/opt/weft/apps \
+			-env WEFT_E2E_WITHOUT=java -env WEFT_E2E_SCALE=$(SCALE) -env WEFT_CAPTURE=$$way -env CI \
+			-env WEFT_E2E_RESULTS=/root/results/loads.jsonl -env WEFT_E2E_DOCTOR=/root/results/doctor.json \
+			-get /root/results:$$results \
+			-- bin/e2e.test -test.v -test.timeout 14m -test.run '$(value RUN)'; status=$$?; \
+		echo $$status >"$$results/status"; \
+		[ $$status = 0 ] || { worst=1; break; }; \
+	done; \
+	$(GO) run ./test/vm/table && exit $$worst
+
+# A module of its own: the Collector's dependencies stay out of weft's go.mod.
+# Not optimised, which takes a third off a cold build.
+collector_flags = -trimpath -gcflags='all=-N -l -dwarf=false' -ldflags='-s -w'
+collector: ## deploy/collector in the real OpenTelemetry Collector; the first build takes minutes
+	cd test/collector && CGO_ENABLED=0 $(GO) build $(collector_flags) -o $(CURDIR)/bin/otelcol ./otelcol
+	cd test/collector && CGO_ENABLED=0 WEFT_OTELCOL=$(CURDIR)/bin/otelcol $(GO) test $(collector_flags) -count=1 -timeout 5m $(TESTFLAGS) .
+
+fuzz: ## fuzz the C parsers and every Go fuzz target, FUZZTIME=30 seconds each
+	bpf/tests/fuzz.sh $(FUZZTIME)
+	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9]+' . | sed -E 's,^(.*)/[^/]*:func (.*)$$,\1 \2,' | \
+	while read -r package name; do \
+		echo "== $$package $$name"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME)s "$$package" || exit 1; \
+	done
+
+bench: ## what tracing costs on this machine; needs root
+	$(GO) run ./bench
