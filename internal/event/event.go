@@ -1,0 +1,145 @@
+// Package event holds the domain types that pass between loader, correlate and
+// export. It is a leaf: it imports nothing of weft.
+package event
+
+import (
+	"net/netip"
+	"time"
+)
+
+// TraceID is a W3C trace-id, 16 bytes in network order.
+type TraceID [16]byte
+
+// SpanID is a W3C parent-id, 8 bytes in network order; zero means none.
+type SpanID [8]byte
+
+// Role says which end of the connection the traced process is.
+type Role uint8
+
+// Roles; the values are those of enum weft_role in bpf/abi/event.h.
+const (
+	RoleUnknown Role = iota
+	RoleServer
+	RoleClient
+)
+
+// ParentRule says how the parent of a span was decided.
+type ParentRule uint8
+
+// Parent rules; the values are those of enum weft_parent_rule.
+const (
+	ParentNone      ParentRule = iota // root: nothing in flight, or no inbound header
+	ParentWire                        // server: inbound traceparent
+	ParentThread                      // client: same thread, which never held two requests at once
+	ParentSole                        // client: one candidate in flight now, on a thread that interleaves
+	ParentAdopted                     // client: the program sent its own traceparent
+	ParentAmbiguous                   // root: several candidates in flight on this thread
+	ParentInvalid                     // root: inbound traceparent malformed or repeated
+	ParentUntrusted                   // root: inbound context from a network that is not trusted; see Request.Link
+)
+
+// Propagation says what became of the outgoing header.
+type Propagation uint8
+
+// Propagation outcomes; the values are those of enum weft_propagation.
+const (
+	PropagationNone     Propagation = iota // not a client request
+	PropagationInjected                    // weft wrote traceparent
+	PropagationOwn                         // the program wrote its own
+	PropagationObserved                    // socket not in the sockhash, or injection is off
+	PropagationRefused                     // a guard refused; the kernel counters say which
+	PropagationWithheld                    // traceparent may not leave to this network
+)
+
+// End says how an exchange ended.
+type End uint8
+
+// Ends; the values are those of enum weft_end.
+const (
+	EndComplete End = iota // last byte of the response passed
+	EndClosed              // connection closed before the response was complete
+	EndUpgraded            // 101 or CONNECT: no longer HTTP
+	EndLost                // bytes passed unseen; the end is not exact
+	EndReset               // connection reset or timed out mid-exchange
+)
+
+// Request is the first half of an exchange: its header block is complete.
+type Request struct {
+	Start    time.Time // first byte of the request
+	Socket   uint64    // socket identity, opaque
+	PID, TID uint32
+	PIDStart uint64 // start_boottime of the process, ns
+	TraceID  TraceID
+	SpanID   SpanID
+	ParentID SpanID // zero: root
+	Local    netip.AddrPort
+	Remote   netip.AddrPort
+	Role     Role
+	Flags    uint8 // W3C trace-flags as on the wire
+	// TraceState is the W3C tracestate that goes with this span's context, as it
+	// is on the wire; empty: none.
+	TraceState string
+	// Link is the context that a peer who is not trusted claimed; zero: none.
+	Link Link
+	// Baggage holds the members chosen to become attributes, values decoded.
+	Baggage     []Member
+	Rule        ParentRule
+	Propagation Propagation
+	HTTPMinor   uint8
+	Method      string
+	Target      string // request target, cut at 256 bytes
+	TargetTotal int    // its length on the wire
+	Host        string // Host header, cut at 128 bytes
+}
+
+// Link names a span of another trace.
+type Link struct {
+	TraceID TraceID
+	SpanID  SpanID // zero: no link
+	Flags   uint8
+}
+
+// Member is one key of baggage and its value, percent-decoded.
+type Member struct{ Key, Value string }
+
+// Carried is what travels beside a request's traceparent. It follows the
+// Request of the same span, if there is anything to say.
+type Carried struct {
+	SpanID     SpanID
+	Role       Role
+	TraceState string // as Request.TraceState
+	Baggage    string // members chosen to become attributes, as on the wire
+}
+
+// Response is the second half: the exchange has ended.
+type Response struct {
+	SpanID       SpanID
+	Role         Role
+	FirstByte    time.Time // zero: no final response came
+	End          time.Time
+	RequestBody  uint64 // bytes, chunk framing excluded
+	ResponseBody uint64
+	Status       int // 0: none came
+	Reason       End
+}
+
+// Process describes a selected process; loader makes one per process and
+// hands it out before the first Request that names its PID and PIDStart.
+type Process struct {
+	PID      uint32
+	PIDStart uint64 // start_boottime, ns
+	Service  string // resolved service.name
+	// ServiceInstance is unique per process, for service.instance.id.
+	ServiceInstance string
+	Exe             string // path of the executable
+	Args            []string
+	Cgroup          string            // cgroup v2 path
+	Resource        map[string]string // further resource attributes (OTEL_RESOURCE_ATTRIBUTES of the process)
+}
+
+// Span is a finished exchange, ready for export.
+type Span struct {
+	Request
+	Response Response
+	Process  *Process // nil: not known
+}
