@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The sk_msg program: reads every send of a client-role socket, before TCP
+ * does, and writes the prepared lines into complete request heads.
+ *
+ * It runs under the socket lock, in the sending thread. It always passes the
+ * message on. What it must never do: leave bytes in the stream that are neither
+ * the program's nor a finished header line.
+ */
+#pragma once
+
+#include "lines.h"
+#include "../maps/control.h"
+
+/* How much of a message is made readable: a head of 16 KiB and some body before
+ * it (pipelining). */
+#define READ_MAX 32768
+
+/*
+ * Up to this size a grown message is made one piece again. Pushed bytes stay a
+ * scatter entry of their own, hence a TCP segment of their own, and with Nagle's
+ * algorithm on the last segment waits for the peer's delayed ACK of that short
+ * one, 40 ms. A larger message, or one that no memory was found for, is edited
+ * only where that cannot happen: TCP_NODELAY, or so many full segments that the
+ * peer acknowledges at once. (On loopback a full segment is 64 KiB.)
+ */
+#define LINEAR_MAX 131072
+#define FULL_SEGMENTS 4
+
+/* Room the send buffer must still have: partial pushes of a grown message would
+ * make sendmsg return the wrong length (tcp_bpf_sendmsg subtracts what it could
+ * not push from what the program handed over). */
+#define ROOM_SLACK 8192
+
+/* Could a segment of its own for the line delay the rest? */
+WEFT_INLINE bool nagle_waits(struct sock *sk, u32 size)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	return !(BPF_CORE_READ_BITFIELD_PROBED(tp, nonagle) & 1) && /* TCP_NAGLE_OFF */
+	       size < FULL_SEGMENTS * BPF_CORE_READ(tp, mss_cache);
+}
+
+/* Bytes stored per call of weft_store. */
+#define STORE_BYTES 64
+
+/*
+ * Stores STORE_BYTES of the slot's lines, from `from` on, into what of the message
+ * is readable, where the lines begin at byte `at`. Returns 0 when they stand there.
+ */
+__attribute__((noinline)) int weft_store(struct sk_msg_md *ctx, u64 sk, u32 at, u32 from)
+{
+	struct conn *c = conn_of(sk);
+	struct slot *s;
+	u8 *p, *end;
+	u8 *source;
+
+	if (!c)
+		return 1;
+	s = slot_of(c);
+	if (!s)
+		return 1;
+	WEFT_BARRIER(from);
+	if (from > LINES_MAX)
+		return 1;
+	source = s->lines + from;
+	/* Checked by the callers; masked because verifiers before 6.2 forget a
+	 * check when the value is spilled to the stack. */
+	WEFT_BARRIER(at);
+	at &= READ_MAX - 1;
+	from &= LINES_MASK;
+	p = (u8 *)(long)ctx->data;
+	end = (u8 *)(long)ctx->data_end;
+	p += at + from;
+	WEFT_BARRIER(p); /* one pointer for the check and the writes: older verifiers
+			  * know no relation between two */
+	if (p + STORE_BYTES > end)
+		return 1;
+#pragma unroll
+	for (int i = 0; i < STORE_BYTES; i++)
+		p[i] = source[i];
+	return 0;
+}
+
+/* The same for the traceparent line alone, which needs no slot. */
+__attribute__((noinline)) int weft_store_line(struct sk_msg_md *ctx, u64 sk, u32 at)
+{
+	struct conn *c = conn_of(sk);
+	u8 *p, *end;
+
+	if (!c)
+		return 1;
+	WEFT_BARRIER(at);
+	at &= READ_MAX - 1;
+	p = (u8 *)(long)ctx->data;
+	end = (u8 *)(long)ctx->data_end;
+	p += at;
+	WEFT_BARRIER(p);
+	if (p + LINE_LEN > end)
+		return 1;
+#pragma unroll
+	for (int i = 0; i < LINE_LEN; i++)
+		p[i] = c->out.line[i];
+	return 0;
+}
+
+/* Fewer bytes than one store takes: baggage alone. */
+__attribute__((noinline)) int weft_store_few(struct sk_msg_md *ctx, u64 sk, u32 at, u32 len)
+{
+	struct conn *c = conn_of(sk);
+	struct slot *s;
+	u8 *p, *end;
+
+	if (!c)
+		return 1;
+	s = slot_of(c);
+	if (!s)
+		return 1;
+	WEFT_BARRIER(at);
+	at &= READ_MAX - 1;
+	p = (u8 *)(long)ctx->data;
+	end = (u8 *)(long)ctx->data_end;
+	p += at;
+	WEFT_BARRIER(p);
+	for (u32 i = 0; i < STORE_BYTES; i++) {
+		if (i >= len)
+			return 0;
+		if (p + i + 1 > end)
+			return 1;
+		p[i] = s->lines[i];
+	}
+	return 1;
+}
+
+/* Stores all prepared lines; the last store may overlap the one before it. */
+__attribute__((noinline)) int weft_store_lines(struct sk_msg_md *ctx, u64 sk, u32 at, u32 len)
+{
+	u32 from = 0;
+
+	if (len < STORE_BYTES)
+		return weft_store_few(ctx, sk, at, len);
+	for (int i = 0; i < LINES_MAX / STORE_BYTES; i++) {
+		if (from + STORE_BYTES > len)
+			break;
+		if (weft_store(ctx, sk, at, from))
+			return 1;
+		from += STORE_BYTES;
+	}
+	return from < len ? weft_store(ctx, sk, at, len - STORE_BYTES) : 0;
+}
+
+/*
+ * Writes the prepared lines of sk into the message at byte `at`. Returns 0 when
+ * they stand there, 1 when the message is as it was, 2 when they could be neither
+ * written nor taken out (out of memory twice): the caller must drop it, which
+ * the program sees as a failed send, rather than send rubbish.
+ */
+__attribute__((noinline)) int weft_inject(struct sk_msg_md *ctx, u64 sk, u32 at)
+{
+	struct conn *c = conn_of(sk);
+	u32 size = ctx->size, len, base = 0;
+	bool waits = nagle_waits((struct sock *)sk, size);
+	int failed;
+
+	if (!c || at >= size || at >= READ_MAX) {
+		count(WEFT_COUNT_REFUSED_FAR);
+		return 1;
+	}
+	len = c->out.lines_len;
+	if (waits && size + len > LINEAR_MAX) {
+		count(WEFT_COUNT_REFUSED_NAGLE);
+		return 1;
+	}
+	if (bpf_msg_push_data(ctx, at, len, 0)) {
+		count(WEFT_COUNT_REFUSED_MEMORY);
+		return 1;
+	}
+	if (size + len > LINEAR_MAX || bpf_msg_pull_data(ctx, 0, size + len, 0)) {
+		if (waits)
+			goto restore;
+		if (bpf_msg_pull_data(ctx, 0, at + len, 0)) {
+			base = at;
+			if (bpf_msg_pull_data(ctx, at, at + len, 0))
+				goto restore;
+		}
+	}
+	if (len == LINE_LEN)
+		failed = weft_store_line(ctx, sk, at - base);
+	else
+		failed = weft_store_lines(ctx, sk, at - base, len);
+	if (failed)
+		goto restore;
+	return 0;
+restore:
+	if (bpf_msg_pop_data(ctx, at, len, 0)) {
+		count(WEFT_COUNT_REFUSED_DAMAGED);
+		return 2;
+	}
+	count(WEFT_COUNT_REFUSED_MEMORY);
+	return 1;
+}
+
+/* May the request whose head ended at byte `pos` of the message be edited, and
+ * where? Returns the offset of the blank line, or -1 with the cause counted. */
+WEFT_INLINE s32 injection_point(struct conn *c, struct sock *sk, u32 pos, u32 size)
+{
+	struct http1_parser *p = &c->dir[DIR_TX].parser;
+	u32 behind = p->head_bytes - p->blank_at; /* CR LF */
+	u32 queued, limit;
+
+	if (behind > pos) {
+		/* The CR of the blank line left with an earlier message. */
+		count(WEFT_COUNT_REFUSED_SPLIT);
+		return -1;
+	}
+	queued = BPF_CORE_READ(sk, sk_wmem_queued);
+	limit = BPF_CORE_READ(sk, sk_sndbuf);
+	if (queued + pos + c->out.lines_len + ROOM_SLACK > limit) {
+		count(WEFT_COUNT_REFUSED_ROOM);
+		return -1;
+	}
+	if (pos - behind >= READ_MAX) {
+		count(WEFT_COUNT_REFUSED_FAR);
+		return -1;
+	}
+	return pos - behind;
+}
+
+WEFT_INLINE void count_written(u8 headers)
+{
+	if (headers & WEFT_HEADER_TRACEPARENT)
+		count(WEFT_COUNT_INJECTED_SOCKET);
+	if (headers & WEFT_HEADER_TRACESTATE)
+		count(WEFT_COUNT_WRITTEN_TRACESTATE);
+	if (headers & WEFT_HEADER_BAGGAGE)
+		count(WEFT_COUNT_WRITTEN_BAGGAGE);
+}
+
+/* Turns per message: pipelined requests, and windows of READ_MAX. */
+#define TURNS_MAX 32
+
+enum turn {
+	TURN_AGAIN = 0,
+	TURN_DONE = 1,	/* parsed as far as the message could be read */
+	TURN_LEAVE = 2, /* not to be looked at any further */
+	TURN_DROP = 3,
+};
+
+/* Makes the message readable from `offset` on, as far as READ_MAX. */
+WEFT_INLINE bool message_read(struct sk_msg_md *ctx, struct cursor *at)
+{
+	u32 from = at->offset, to = at->moved;
+
+	if (to - from > READ_MAX)
+		to = from + READ_MAX;
+	at->where = from;
+	at->total = to;
+	if (from || (u64)(long)ctx->data_end - (u64)(long)ctx->data < to)
+		return !bpf_msg_pull_data(ctx, from, to, 0);
+	return true;
+}
+
+/*
+ * Feeds the message up to the next boundary, and edits it if that is a request
+ * head. The cursor counts from the start of the message: `offset` is parsed,
+ * `where` to `total` can be read, `moved` is its size, the line included.
+ */
+__attribute__((noinline)) int weft_message_turn(struct sk_msg_md *ctx, u64 key)
+{
+	struct sock *sk = (struct sock *)key;
+	struct conn *c = conn_of(key);
+	u32 propagation, pos, r;
+	struct cursor *at;
+	u64 base;
+	s32 point;
+	int done;
+
+	if (!c)
+		return TURN_LEAVE;
+	at = &c->dir[DIR_TX].cursor;
+	pos = at->offset;
+	/* What is left is body, or nothing. */
+	if (http1_skippable(&c->dir[DIR_TX].parser) >= at->moved - pos)
+		return TURN_DONE;
+	if (pos >= at->total && !message_read(ctx, at)) {
+		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
+		return TURN_LEAVE;
+	}
+	base = (u64)BPF_CORE_READ((struct sk_msg *)ctx, data) - at->where;
+	r = weft_feed(key, base + pos, at->total - pos, HOW_TX | HOW_KERNEL);
+	if (r & FEED_BUDGET) {
+		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
+		return TURN_LEAVE;
+	}
+	pos += r & FEED_BYTES;
+	at->offset = pos;
+	if (!(r & FEED_SIGNAL))
+		return pos < at->moved ? TURN_AGAIN : TURN_DONE;
+	if (!weft_signal(key, DIR_TX))
+		return c->state == CONN_SYNCED ? TURN_AGAIN : TURN_LEAVE;
+	propagation = c->head[REQUEST].traceparent_count ? WEFT_PROPAGATION_OWN :
+		      inject_headers && !(c->out.write & WEFT_HEADER_TRACEPARENT) ?
+							   WEFT_PROPAGATION_WITHHELD :
+							   WEFT_PROPAGATION_REFUSED;
+	if (c->out.write) {
+		weft_lines(key);
+		point = injection_point(c, sk, pos, at->moved);
+		done = point < 0 || !c->out.lines_len ? 1 : weft_inject(ctx, key, point);
+		if (done == 2)
+			return TURN_DROP;
+		if (done == 0) {
+			if (c->out.write & WEFT_HEADER_TRACEPARENT)
+				propagation = WEFT_PROPAGATION_INJECTED;
+			count_written(c->out.write);
+			at->offset += c->out.lines_len;
+			at->moved += c->out.lines_len;
+		}
+		/* Edited or restored, what is readable now is another range. */
+		at->total = at->offset;
+	}
+	emit(c, key, DIR_TX, propagation);
+	return c->state == CONN_SYNCED ? TURN_AGAIN : TURN_LEAVE;
+}
+
+/* What was not parsed must be body. */
+WEFT_INLINE void message_rest(struct conn *c, u64 key, u32 start)
+{
+	struct direction *d = &c->dir[DIR_TX];
+	u32 rest = d->cursor.moved - (u32)d->cursor.offset;
+
+	d->next_seq = start + d->cursor.moved;
+	if (!rest)
+		return;
+	if (http1_skippable(&d->parser) < rest) {
+		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
+		return;
+	}
+	http1_skip(&d->parser, rest);
+	if (d->parser.signal == HTTP1_END)
+		weft_signal(key, DIR_TX);
+}
+
+SEC("sk_msg")
+int weft_msg(struct sk_msg_md *ctx)
+{
+	u64 key = (u64)BPF_CORE_READ((struct sk_msg *)ctx, sk);
+	u32 size = ctx->size, start;
+	struct direction *d;
+	struct conn *c;
+	int turn = TURN_AGAIN;
+
+	if (!size || !target_of(bpf_get_current_pid_tgid() >> 32))
+		return SK_PASS;
+	if (!agent_alive()) {
+		count(WEFT_COUNT_REFUSED_EXPIRED);
+		return SK_PASS;
+	}
+	if (!weft_open(key, DIR_TX, 0, 1))
+		return SK_PASS;
+	c = conn_of(key);
+	if (!c)
+		return SK_PASS;
+	if (c->state == CONN_UNSYNCED) {
+		c->resync = 0; /* a send crosses whatever was being followed */
+		return SK_PASS;
+	}
+	if (c->role != WEFT_ROLE_CLIENT) {
+		conn_handsoff(c, key, WEFT_COUNT_HANDSOFF_RAW);
+		return SK_PASS;
+	}
+	d = &c->dir[DIR_TX];
+	start = sock_seq((struct sock *)key, DIR_TX);
+	if (!conn_catch_up(c, key, DIR_TX, start))
+		return SK_PASS;
+	d->cursor.offset = 0;
+	d->cursor.moved = size;
+	d->cursor.total = 0;
+	/* Body alone is counted, not read: the first turn sees to it. */
+	for (int i = 0; i < TURNS_MAX && turn == TURN_AGAIN; i++)
+		turn = weft_message_turn(ctx, key);
+	if (turn == TURN_DROP)
+		return SK_DROP;
+	if (turn != TURN_LEAVE)
+		message_rest(c, key, start);
+	return SK_PASS;
+}

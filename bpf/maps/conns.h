@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * conns: address of the kernel's struct sock → struct conn.
+ * Owner: made at the first send or receive of a selected process on that
+ * socket, deleted when the socket reaches TCP_CLOSE. An address is reused, so
+ * `tuple` must match too, or the entry belongs to a socket that is gone.
+ * Full: the connection is not followed, counted as LOST_CONNS_FULL.
+ *
+ * Each direction has its own state: one thread may receive while another
+ * sends. The socket lock is not held in the capture hooks; two threads in the
+ * same direction show up as a gap and end in a resynchronisation.
+ */
+#pragma once
+
+#include "counters.h"
+#include "../abi/event.h"
+#include "../lib/http1.h"
+#include "../lib/traceparent.h"
+
+enum {
+	DIR_RX = 0,
+	DIR_TX = 1,
+};
+
+/* Index of struct conn.head: whether the message is a request. */
+enum {
+	RESPONSE = 0,
+	REQUEST = 1,
+};
+
+enum conn_state {
+	CONN_SYNCED = 1,   /* every byte seen, or a boundary was found */
+	CONN_UNSYNCED = 2, /* joined midway: wait for one whole response */
+	CONN_HANDSOFF = 3, /* not HTTP/1, or no longer: never looked at again */
+};
+
+/* Unanswered requests followed per connection; a power of two. */
+#define PIPELINE_MAX 8
+
+struct pending {
+	u64 span_id;
+	u64 request_body;
+	u64 first_byte_ns;
+	u16 status;
+	u8 is_head;
+	u8 is_connect;
+	u8 sampled;
+	u8 pad[3];
+};
+
+/* What is left of the send or receive being parsed. Here rather than in
+ * registers: the verifier forgets memory, so that every turn looks alike. */
+struct cursor {
+	u64 where;  /* next iovec */
+	u64 addr;   /* next byte */
+	u64 offset; /* into the next iovec's buffer */
+	u32 left;   /* bytes at addr */
+	u32 total;  /* bytes left in all */
+	u32 moved;  /* bytes in all */
+	u32 nr;	    /* iovecs left */
+};
+
+struct direction {
+	u32 next_seq; /* sequence number of the next byte expected here */
+	u32 fed;      /* bytes parsed of the stretch at hand */
+	struct cursor cursor;
+	struct http1_parser parser;
+	u8 window[HTTP1_WINDOW]; /* the bytes being parsed: not on the stack, not per CPU
+				  * (programs may be preempted) */
+};
+
+/* What a request became; kept from its header block to its event. */
+struct outgoing {
+	struct traceparent wire; /* as it came in; not on the stack, which is scarce */
+	u8 trace_id[16];
+	u8 span_id[8];
+	u8 parent_id[8];
+	u64 threshold; /* of the head decision */
+	u32 lines_len; /* bytes to be written into the request */
+	u8 flags;
+	u8 rule;       /* enum weft_parent_rule */
+	u8 sampled;
+	u8 mark;       /* enum tracestate_mode: what becomes of tracestate's ot=th */
+	u8 write;      /* enum weft_header bits: what the sk_msg program is to write */
+	u8 quiet;
+	u8 linked;     /* wire holds the claim of an untrusted peer */
+	u8 carry;      /* enum carried_class of a server's exchange */
+	u8 pad[4];
+	u8 line[72];   /* "traceparent: " + 55 + CR LF = 70 */
+};
+
+struct conn {
+	u64 tuple;	 /* ports and remote address, folded */
+	u64 start_ns;	 /* first byte of the request being received or sent */
+	u64 response_ns; /* first byte of the response */
+	u64 process_start_ns;
+	u32 tgid;
+	u32 tid;   /* last thread that moved request bytes */
+	u8 role;   /* enum weft_role */
+	u8 state;  /* enum conn_state */
+	u8 by_msg; /* its sends are read by the sk_msg program */
+	u8 resync; /* 1 + the direction of the response being followed to find a boundary */
+	u8 first;  /* pending[first & mask] is the oldest unanswered */
+	u8 last;
+	u8 quiet;  /* the self-test's own */
+	u8 trust;  /* of the peer's network: 0 not asked yet, 1 trusted, 2 not */
+	u16 slot;  /* 1 + the slot it holds; 0: none; or SLOT_DENIED (maps/slots.h) */
+	u8 egress; /* 1 + the egress rule for the peer; 0: not asked yet; 255: none */
+	u8 pad[5];
+	struct pending pending[PIPELINE_MAX];
+	struct outgoing out;
+	struct direction dir[2];
+	struct http1_head head[2]; /* of the message being read: RESPONSE, REQUEST */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+/* A struct conn is too large for the stack: new entries are copied from here,
+ * then set up in place. Never written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct conn);
+} blank_conn SEC(".maps");
+
+WEFT_INLINE struct conn *conn_of(u64 sk)
+{
+	return bpf_map_lookup_elem(&conns, &sk);
+}

@@ -1,0 +1,3 @@
+package loader
+
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Wextra -Wpadded -Werror -Wno-unused-parameter -mcpu=v3 -fno-jump-tables" -type weft_event_head -type weft_request -type weft_response -type weft_process -type weft_socket -type weft_target -type weft_control -type weft_event_type -type weft_process_op -type weft_target_flag -type weft_counter -type weft_carried -type weft_network -type weft_keys -type weft_egress -type weft_sampling_rule -type weft_edge -type weft_header -type weft_end Weft ../bpf/weft.bpf.c -- -I../bpf -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu

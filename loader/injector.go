@@ -1,0 +1,160 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// injector owns what may change other programs' bytes: the sk_msg program on the
+// sockhash, the sockops program that fills it, and the deadline both check.
+type injector struct {
+	sockets *ebpf.Map
+	control *ebpf.Map
+	message *ebpf.Program
+	receive *ebpf.Program
+	// receiving: the receive program is attached, because this kernel's FIONREAD
+	// needs it (bpf/inject/receive.h). Received bytes then wait in the sockmap,
+	// and taking a socket out would lose them: sockets stay until they close.
+	receiving bool
+	cgroups   *cgroups
+}
+
+func newInjector(coll *collection) (*injector, error) {
+	groups, err := newCgroups(coll.Programs["weft_sockops"])
+	if err != nil {
+		return nil, err
+	}
+	i := &injector{
+		sockets: coll.Maps["sockets"],
+		control: coll.Maps["control"],
+		message: coll.Programs["weft_msg"],
+		receive: coll.Programs["weft_receive"],
+		cgroups: groups,
+	}
+	// BPF_PROG_ATTACH on the map itself: links for sk_msg came with 6.10 only.
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: i.sockets.FD(), Program: i.message, Attach: ebpf.AttachSkMsgVerdict,
+	}); err != nil {
+		return nil, fmt.Errorf("attach sk_msg program to the sockhash: %w", err)
+	}
+	return i, nil
+}
+
+// attachReceive makes FIONREAD right again on kernels where the sk_msg program
+// alone breaks it. Call it while the sockhash is empty.
+func (i *injector) attachReceive() error {
+	// Bound to the program, the map outlives a killed agent for as long as a
+	// socket is inside: freeing it would drop bytes that wait to be read.
+	if err := i.receive.BindMap(i.sockets); err != nil {
+		return fmt.Errorf("bind sockhash to the receive program: %w", err)
+	}
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: i.sockets.FD(), Program: i.receive, Attach: ebpf.AttachSkSKBVerdict,
+	}); err != nil {
+		return fmt.Errorf("attach receive program to the sockhash: %w", err)
+	}
+	i.receiving = true
+	return nil
+}
+
+// monotonic is CLOCK_MONOTONIC, the clock of bpf_ktime_get_ns.
+func monotonic() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0 // cannot happen on Linux; a deadline of zero injects nothing
+	}
+	return uint64(ts.Nano())
+}
+
+// renew lets injection go on for another livenessSpan.
+func (i *injector) renew() error {
+	return i.deadline(monotonic() + uint64(livenessSpan))
+}
+
+func (i *injector) deadline(ns uint64) error {
+	if err := i.control.Put(uint32(0), WeftWeftControl{DeadlineNs: ns}); err != nil {
+		return fmt.Errorf("renew injection deadline: %w", err)
+	}
+	return nil
+}
+
+// add puts an established client socket into the sockhash.
+func (i *injector) add(fd int) error {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return fmt.Errorf("read socket cookie: %w", err)
+	}
+	if err := i.sockets.Update(cookie, uint32(fd), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("add socket to sockhash: %w", err)
+	}
+	if !i.receiving {
+		return nil
+	}
+	// Bytes that were waiting already go unnoticed until more arrive. Setting
+	// the low-water mark to what it is makes TCP look at its queue again
+	// (tcp_set_rcvlowat).
+	low, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, low)
+	}
+	if err != nil {
+		return fmt.Errorf("wake socket: %w", err)
+	}
+	return nil
+}
+
+// remove takes a socket out; one that closed meanwhile is out already.
+func (i *injector) remove(cookie uint64) error {
+	if i.receiving {
+		return nil
+	}
+	if err := i.sockets.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("remove socket from sockhash: %w", err)
+	}
+	return nil
+}
+
+// close ends injection, in this order: the deadline (from now on nothing is
+// edited), the cgroups (nothing is added), the sockets (detaching the program
+// alone would leave it running on them). Where received bytes wait in the
+// sockmap the sockets stay until they close, passed on unread and unedited.
+func (i *injector) close() error {
+	errs := []error{i.deadline(0), i.cgroups.close()}
+	if i.receiving {
+		return errors.Join(errs...)
+	}
+	// A socket may close while the keys are walked, which ends the walk early:
+	// go round until nothing is left, but not for ever.
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		keys := i.keys()
+		if len(keys) == 0 {
+			break
+		}
+		for _, key := range keys {
+			errs = append(errs, i.remove(key))
+		}
+	}
+	errs = append(errs, link.RawDetachProgram(link.RawDetachProgramOptions{
+		Target: i.sockets.FD(), Program: i.message, Attach: ebpf.AttachSkMsgVerdict,
+	}))
+	return errors.Join(errs...)
+}
+
+// keys are the cookies of the sockets inside. Values cannot be read back (the
+// map would want 8-byte values for that), so the keys are walked alone.
+func (i *injector) keys() []uint64 {
+	var keys []uint64
+	var key uint64
+	err := i.sockets.NextKey(nil, &key)
+	for err == nil && len(keys) < int(i.sockets.MaxEntries()) {
+		keys = append(keys, key)
+		previous := key
+		err = i.sockets.NextKey(previous, &key)
+	}
+	return keys
+}

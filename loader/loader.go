@@ -1,0 +1,360 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/event"
+)
+
+// Loader is weft's presence in the kernel.
+type Loader struct {
+	log      *slog.Logger
+	handler  Handler
+	coll     *collection
+	ring     *ringbuf.Reader
+	inject   *injector // nil: observing only
+	finder   *finder
+	counters []string
+	clock    Clock
+	recorder *recorder // nil: not recording
+	again    again
+
+	ready     atomic.Pointer[string] // nil: ready; else why not
+	observing string                 // why nothing is injected; "" when it is
+	malformed atomic.Uint64          // records that could not be decoded
+	stop      chan struct{}
+	stopped   sync.Once
+	renewing  sync.WaitGroup
+}
+
+// New loads and attaches everything, tests the injection path, and begins to
+// renew the liveness deadline. Run must follow; Close undoes it all.
+func New(o Options) (*Loader, error) {
+	coll, observing, err := loadInjecting(&o)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loader{log: o.Log, handler: o.Handler, coll: coll, observing: observing, stop: make(chan struct{})}
+	l.setReady("starting")
+	if l.counters, err = counterNames(); err != nil {
+		return nil, errors.Join(err, coll.close())
+	}
+	if l.recorder, err = newRecorder(o.Record); err != nil {
+		return nil, errors.Join(err, coll.close())
+	}
+	if l.ring, err = ringbuf.NewReader(coll.Maps["events"]); err != nil {
+		return nil, errors.Join(fmt.Errorf("open event ring: %w", err), coll.close())
+	}
+	l.setClock()
+	if o.injects() {
+		if err := l.startInjecting(); err != nil {
+			l.observing = err.Error()
+			o.Log.Warn("requests are observed but not edited", "why", err)
+		}
+	}
+	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
+	return l, nil
+}
+
+// loadInjecting loads with the injecting programs, and without them where the
+// kernel refuses those.
+func loadInjecting(o *Options) (*collection, string, error) {
+	if !o.injects() {
+		coll, err := loadAny(*o)
+		return coll, "propagation.inject is empty", err
+	}
+	if _, err := Cgroup2Mount(); err != nil {
+		o.Policy.Inject = 0
+		coll, lerr := loadAny(*o)
+		if lerr == nil {
+			o.Log.Warn("requests are observed but not edited", "why", err)
+		}
+		return coll, err.Error(), lerr
+	}
+	coll, err := loadAny(*o)
+	if err == nil {
+		return coll, "", nil
+	}
+	o.Policy.Inject = 0
+	coll, plain := loadAny(*o)
+	if plain != nil {
+		return nil, "", err
+	}
+	o.Log.Warn("requests are observed but not edited", "why", err)
+	return coll, err.Error(), nil
+}
+
+// startInjecting attaches the sk_msg program and puts it through the self-test;
+// on failure nothing of it is left.
+func (l *Loader) startInjecting() error {
+	i, err := newInjector(l.coll)
+	if err != nil {
+		return err
+	}
+	if err := i.renew(); err != nil {
+		return errors.Join(err, i.close())
+	}
+	// Renewed from here on: on a slow host the self-test outlives a deadline.
+	l.renewing.Go(func() {
+		tick := time.NewTicker(livenessRenew)
+		defer tick.Stop()
+		for {
+			select {
+			case <-l.stop:
+				return
+			case <-tick.C:
+				if err := i.renew(); err != nil {
+					l.log.Error("injection pauses", "err", err)
+				}
+			}
+		}
+	})
+	err = selfTest(i, l.coll.Maps["targets"])
+	if errors.Is(err, errFIONREAD) {
+		l.log.Debug("FIONREAD is wrong in a sockmap on this kernel; receiving through it as well")
+		if err = i.attachReceive(); err == nil {
+			err = selfTest(i, l.coll.Maps["targets"])
+		}
+	}
+	if err != nil {
+		l.stopRenewing()
+		return errors.Join(fmt.Errorf("self-test of the sk_msg path: %w", err), i.close())
+	}
+	l.inject = i
+	return nil
+}
+
+// Capture is the way of capture in use.
+func (l *Loader) Capture() Capture { return l.coll.capture }
+
+// Observing says why nothing is injected, "" when requests are edited.
+func (l *Loader) Observing() string { return l.observing }
+
+// Ready reports whether every selected running process is attached, and if not
+// why.
+func (l *Loader) Ready() (bool, string) {
+	if why := l.ready.Load(); why != nil {
+		return false, *why
+	}
+	return true, ""
+}
+
+// Receiving says whether client sockets receive through the sockmap, because
+// this kernel's FIONREAD needs it (docs/adr/0001-receive-program.md).
+func (l *Loader) Receiving() bool { return l.inject != nil && l.inject.receiving }
+
+func (l *Loader) setReady(why string) {
+	if why == "" {
+		l.ready.Store(nil)
+		return
+	}
+	l.ready.Store(&why)
+}
+
+// Counts are the kernel counters now, plus the loader's own.
+func (l *Loader) Counts() ([]Count, error) {
+	counts, err := readCounters(l.coll.Maps["counters"], l.counters)
+	if err != nil {
+		return nil, err
+	}
+	return append(counts, Count{Metric: "lost", Cause: "record_malformed", Value: l.malformed.Load()}), nil
+}
+
+// Selected is the number of processes traced now.
+func (l *Loader) Selected() int { return l.finder.selected() }
+
+// FollowChildren makes the children of this very process targets from the moment
+// they are forked, and their descendants after them; `weft exec` starts its
+// command, in the cgroup of that path, between FollowChildren and the returned
+// function. Call it before Run.
+func (l *Loader) FollowChildren(cgroup string) (stop func() error, err error) {
+	return l.finder.followChildren(cgroup)
+}
+
+// Relook asks the selector and Options.Attributes again about processes of which
+// they may now know more, or something else. Run does it within moments, those of
+// an idle ring. It is safe for concurrent use, and also before Run.
+func (l *Loader) Relook(pids []uint32) { l.again.add(pids) }
+
+// again are processes to look at again.
+type again struct {
+	mu   sync.Mutex
+	pids map[uint32]bool
+}
+
+func (a *again) add(pids []uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.pids == nil {
+		a.pids = map[uint32]bool{}
+	}
+	for _, pid := range pids {
+		a.pids[pid] = true
+	}
+}
+
+func (a *again) take() []uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pids := slices.Sorted(maps.Keys(a.pids))
+	a.pids = nil
+	return pids
+}
+
+// setClock measures the distance between wall clock and CLOCK_MONOTONIC. It is
+// measured again every so often: the wall clock may be stepped or slewed.
+func (l *Loader) setClock() {
+	best := time.Duration(1<<63 - 1)
+	for range 5 {
+		var wall unix.Timespec
+		before := monotonic()
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
+			return
+		}
+		after := monotonic()
+		if width := time.Duration(after - before); width < best {
+			best = width
+			l.clock.Offset = time.Duration(wall.Nano() - int64(before+(after-before)/2))
+		}
+	}
+}
+
+// Run finds the processes to trace, then reads the ring until ctx is done, then
+// what is left in it. It calls the handler from this goroutine only.
+func (l *Loader) Run(ctx context.Context) error {
+	if err := l.finder.scan(l.handler); err != nil {
+		return err
+	}
+	l.setReady("")
+	var record ringbuf.Record
+	wait := ringIdle
+	lastTick, lastClock := time.Now(), time.Now()
+	for ctx.Err() == nil {
+		now := time.Now()
+		if now.Sub(lastTick) >= time.Second {
+			lastTick = now
+			l.handler.Tick(now)
+			l.finder.tick(l.handler, now)
+		}
+		if now.Sub(lastClock) >= 10*time.Second {
+			lastClock = now
+			l.setClock()
+		}
+		if pids := l.again.take(); len(pids) > 0 {
+			l.finder.relook(l.handler, pids)
+		}
+		l.ring.SetDeadline(now.Add(wait))
+		n, err := l.drain(&record)
+		if err != nil {
+			return err
+		}
+		wait = ringIdle
+		if n > 0 {
+			wait = ringBusy
+		}
+	}
+	return l.finish(&record)
+}
+
+// drain reads until the deadline passes or the ring is empty.
+func (l *Loader) drain(record *ringbuf.Record) (n int, err error) {
+	for {
+		switch err := l.ring.ReadInto(record); {
+		case err == nil:
+			l.dispatch(record.RawSample)
+			n++
+		case isDeadline(err):
+			return n, nil
+		case errors.Is(err, ringbuf.ErrClosed):
+			return n, nil
+		default:
+			return n, fmt.Errorf("read event ring: %w", err)
+		}
+		if n >= 4096 { // let the clock and the ticks have their turn
+			return n, nil
+		}
+	}
+}
+
+// finish stops editing and capturing, then drains.
+func (l *Loader) finish(record *ringbuf.Record) error {
+	err := l.detach()
+	for l.ring.AvailableBytes() > 0 {
+		l.ring.SetDeadline(time.Now().Add(time.Millisecond))
+		n, derr := l.drain(record)
+		if derr != nil || n == 0 {
+			return errors.Join(err, derr, l.recorder.finish())
+		}
+	}
+	return errors.Join(err, l.recorder.finish())
+}
+
+// stopRenewing ends the renewal of the deadline; it may be called again.
+func (l *Loader) stopRenewing() {
+	l.stopped.Do(func() { close(l.stop) })
+	l.renewing.Wait()
+}
+
+// detach takes weft out of the programs' way; the maps stay readable.
+func (l *Loader) detach() error {
+	var errs []error
+	l.stopRenewing()
+	if l.inject != nil {
+		errs = append(errs, l.inject.close())
+		l.inject = nil
+	}
+	for _, link := range l.coll.links {
+		errs = append(errs, link.Close())
+	}
+	l.coll.links = nil
+	return errors.Join(errs...)
+}
+
+// Close detaches whatever still is and frees the maps. It must not run at the
+// same time as Run.
+func (l *Loader) Close() error {
+	err := l.detach()
+	err = errors.Join(err, l.ring.Close())
+	l.coll.Close()
+	return err
+}
+
+func (l *Loader) dispatch(raw []byte) {
+	l.recorder.record(raw, l.clock)
+	decoded, err := Decode(raw, l.clock)
+	if err != nil {
+		l.malformed.Add(1)
+		l.log.Debug("record not decoded", "err", err)
+		return
+	}
+	switch r := decoded.(type) {
+	case event.Request:
+		l.handler.Request(r)
+	case event.Carried:
+		l.handler.Carried(r)
+	case event.Response:
+		l.handler.Response(r)
+	case ProcessRecord:
+		l.finder.process(l.handler, r)
+	case SocketRecord:
+		if l.inject != nil {
+			if err := l.inject.remove(r.Cookie); err != nil {
+				l.log.Debug("socket stays in the sockhash", "err", err)
+			}
+		}
+	}
+}
+
+func isDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

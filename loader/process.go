@@ -1,0 +1,145 @@
+package loader
+
+import (
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/procfs"
+
+	"weft/internal/event"
+)
+
+// process is what /proc says about one process now.
+type process struct {
+	pid    uint32
+	start  uint64 // start_boottime, ns
+	exe    string
+	args   []string
+	cgroup string
+	env    map[string]string // the OTEL_* variables only
+}
+
+// clockTick is the unit of /proc/PID/stat times; USER_HZ is 100 on every Linux
+// architecture Go supports.
+const clockTick = 1e9 / 100
+
+// readProcess reads /proc/PID. Kernel threads and processes that are gone return
+// an error wrapping os.ErrNotExist.
+func readProcess(pid uint32) (*process, error) {
+	p, err := procfs.NewProc(int(pid))
+	if err != nil {
+		return nil, fmt.Errorf("open /proc/%d: %w", pid, err)
+	}
+	exe, err := p.Executable()
+	if err != nil || exe == "" {
+		return nil, fmt.Errorf("read executable of %d: %w", pid, errors.Join(err, os.ErrNotExist))
+	}
+	// A binary replaced on disk keeps its name for matching.
+	exe = strings.TrimSuffix(exe, " (deleted)")
+	args, err := p.CmdLine()
+	if err != nil {
+		return nil, fmt.Errorf("read command line of %d: %w", pid, err)
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read start of %d: %w", pid, err)
+	}
+	out := &process{pid: pid, start: stat.Starttime * clockTick, exe: exe, args: args, env: map[string]string{}}
+	if groups, err := p.Cgroups(); err == nil {
+		for _, g := range groups {
+			if g.HierarchyID == 0 { // v2
+				out.cgroup = g.Path
+			}
+		}
+	}
+	if env, err := p.Environ(); err == nil {
+		for _, kv := range env {
+			if k, v, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, "OTEL_") {
+				out.env[k] = v
+			}
+		}
+	}
+	return out, nil
+}
+
+// migrates says whether the program's runtime moves work between threads, so that
+// a thread does not stand for a request: Go's does. Others are found out by the
+// kernel programs when a response leaves from another thread than the one that
+// read its request.
+func (p *process) migrates() bool {
+	f, err := elf.Open(filepath.Join("/proc", strconv.Itoa(int(p.pid)), "exe"))
+	if err != nil {
+		return false // gone, or not an ELF file
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return f.Section(".go.buildinfo") != nil || f.Section(".gopclntab") != nil
+}
+
+// targetFlags are the flags of its entry in the targets map.
+func (p *process) targetFlags() uint32 {
+	if p.migrates() {
+		return uint32(WeftWeftTargetFlagWEFT_TARGET_MIGRATES)
+	}
+	return 0
+}
+
+// describe resolves service.name: the configured name, the program's own
+// OTEL_SERVICE_NAME, its OTEL_RESOURCE_ATTRIBUTES, that of what it runs in (see
+// Options.Attributes), its executable.
+func (p *process) describe(configured string, start uint64, around map[string]string) *event.Process {
+	own := parseResource(p.env["OTEL_RESOURCE_ATTRIBUTES"])
+	service := configured
+	for _, s := range []string{p.env["OTEL_SERVICE_NAME"], own["service.name"], around["service.name"], filepath.Base(p.exe)} {
+		if service == "" {
+			service = s
+		}
+	}
+	resource := around
+	if resource == nil {
+		resource = map[string]string{}
+	}
+	maps.Copy(resource, own)
+	delete(resource, "service.name")
+	host, _ := os.Hostname() // only makes the instance id unlike another host's
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d/%d", host, p.pid, start))
+	return &event.Process{
+		PID:             p.pid,
+		PIDStart:        start,
+		Service:         service,
+		ServiceInstance: hex.EncodeToString(sum[:16]),
+		Exe:             p.exe,
+		Args:            p.args,
+		Cgroup:          p.cgroup,
+		Resource:        resource,
+	}
+}
+
+// parseResource reads OTEL_RESOURCE_ATTRIBUTES (OpenTelemetry resource SDK:
+// key=value pairs, comma separated, percent-encoded). As there, one malformed
+// pair discards all.
+func parseResource(s string) map[string]string {
+	out := map[string]string{}
+	for pair := range strings.SplitSeq(s, ",") {
+		if strings.TrimSpace(pair) == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(pair, "=")
+		value, err := url.PathUnescape(strings.TrimSpace(v))
+		if !ok || err != nil {
+			return map[string]string{}
+		}
+		out[strings.TrimSpace(k)] = value
+	}
+	return out
+}
+
+func joinArgs(args []string) string { return strings.Join(args, " ") }

@@ -1,0 +1,250 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+
+	"weft/loader/probe"
+)
+
+// Programs every configuration loads; the injecting ones only if asked for.
+var (
+	lifecyclePrograms = []string{"weft_state", "weft_fork", "weft_exec", "weft_exit"}
+	injectPrograms    = []string{"weft_msg", "weft_sockops", "weft_receive"}
+)
+
+// capturePrograms are the programs of one way, in attach order: returns before
+// entries, so that no entry is remembered whose return is not seen.
+// Those in optional are of functions that some kernels lack.
+func capturePrograms(c Capture) (required, optional []string) {
+	switch c {
+	case CaptureFentry:
+		return []string{"fexit_send", "fentry_send", fexitName("fexit_recv", "tcp_recvmsg"), "fentry_recv"},
+			[]string{"fexit_sendpage", "fentry_sendpage", fexitName("fexit_recv_parser", "tcp_bpf_recvmsg_parser"), "fentry_recv_parser"}
+	case CaptureKprobe:
+		return []string{"kretprobe_send", "kprobe_send", "kretprobe_recv", "kprobe_recv"},
+			[]string{"kretprobe_sendpage", "kprobe_sendpage", "kretprobe_recv_parser", "kprobe_recv_parser"}
+	case CaptureTracepoint:
+		return []string{"tp_send", "tp_recv"}, nil
+	}
+	return nil, nil
+}
+
+// fexitName is the program whose return value stands behind as many arguments as
+// the kernel's function has, by BTF.
+func fexitName(prefix, function string) string {
+	return fmt.Sprintf("%s_%d", prefix, funcParams(function))
+}
+
+// funcParams is the number of parameters of a kernel function, 0 if BTF does not
+// know it.
+func funcParams(name string) int {
+	var fn *btf.Func
+	spec, err := btf.LoadKernelSpec()
+	if err != nil || spec.TypeByName(name, &fn) != nil {
+		return 0
+	}
+	proto, ok := fn.Type.(*btf.FuncProto)
+	if !ok {
+		return 0
+	}
+	return len(proto.Params)
+}
+
+// collection is what was loaded for one way of capture.
+type collection struct {
+	*ebpf.Collection
+	capture Capture
+	links   []link.Link
+}
+
+// load loads the programs for one way of capture and attaches them. Partial
+// failure rolls back.
+func load(o Options, capture Capture) (*collection, error) {
+	// Before 5.11 maps are charged to this limit. Where it may not be raised it
+	// may still be wide enough: the maps tell.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		o.Log.Debug("RLIMIT_MEMLOCK stays", "err", err)
+	}
+	spec, err := LoadWeft()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded BPF object: %w", err)
+	}
+	required, optional := capturePrograms(capture)
+	for _, name := range required {
+		if spec.Programs[name] == nil {
+			return nil, fmt.Errorf("find program %s: no BTF, or a kernel function of another shape", name)
+		}
+	}
+	optional = slices.DeleteFunc(optional, func(name string) bool {
+		return spec.Programs[name] == nil || funcParams(spec.Programs[name].AttachTo) == 0
+	})
+	keep := slices.Concat(lifecyclePrograms, required, optional)
+	if o.injects() {
+		keep = append(keep, injectPrograms...)
+	}
+	for name := range spec.Programs {
+		if !slices.Contains(keep, name) {
+			delete(spec.Programs, name)
+		}
+	}
+	if capture == CaptureKprobe {
+		// Before 6.1 kprobe programs want preallocated maps; the kernel log
+		// says so loudly (e679654a704e).
+		spec.Maps["conns"].Flags = 0
+		for name, entries := range map[string]uint32{"carried_small": 16384, "carried_medium": 1024, "carried_large": 256} {
+			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
+		}
+	}
+	if err := setConstants(spec, o); err != nil {
+		return nil, err
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
+	}
+	c := &collection{Collection: coll, capture: capture}
+	if err := fillMaps(coll, o); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	for _, name := range slices.Concat(lifecyclePrograms, required, optional) {
+		l, err := attach(coll.Programs[name], spec.Programs[name])
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("attach %s: %w", name, err), c.close())
+		}
+		c.links = append(c.links, l)
+	}
+	return c, nil
+}
+
+// shortVerifierError keeps the verifier's last line and leaves out the log.
+func shortVerifierError(err error) error {
+	var v *ebpf.VerifierError
+	if errors.As(err, &v) && len(v.Log) > 0 {
+		last := v.Log[len(v.Log)-1]
+		for i := len(v.Log) - 1; i >= 0 && (last == "" || strings.HasPrefix(last, "processed ") ||
+			strings.HasPrefix(last, "stack depth") || strings.HasPrefix(last, "verification time")); i-- {
+			last = v.Log[i]
+		}
+		return fmt.Errorf("%w: %s", v.Cause, last)
+	}
+	return err
+}
+
+func setConstants(spec *ebpf.CollectionSpec, o Options) error {
+	var edges uint64
+	for _, e := range o.Policy.Edges {
+		edges |= e.bit()
+	}
+	for name, value := range map[string]any{
+		"sampler_parent_based": boolByte(o.Sampling.ParentBased),
+		"sampler_threshold":    sampleThreshold(o.Sampling.Ratio),
+		"sampler_marks":        boolByte(o.Sampling.Marks),
+		"rule_letters":         o.Sampling.letters(),
+		"limit_interval_ns":    o.Sampling.limitInterval(),
+		"inject_headers":       uint8(o.Policy.Inject),
+		"trust_restricted":     boolByte(!everyone(o.Policy.Trust)),
+		"edge_names":           edges,
+		"attribute_count":      uint8(len(o.Policy.Attributes)),
+		"discover":             boolByte(o.Selector != nil),
+	} {
+		v, ok := spec.Variables[name]
+		if !ok {
+			return fmt.Errorf("set constant %s: not in the BPF object", name)
+		}
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// fillMaps writes what the programs read, before any of them runs.
+func fillMaps(coll *ebpf.Collection, o Options) error {
+	for i := range coll.Maps["slots"].MaxEntries() {
+		if err := coll.Maps["idle"].Put(nil, i); err != nil {
+			return fmt.Errorf("fill the queue of slots: %w", err)
+		}
+	}
+	return errors.Join(o.Policy.apply(coll.Maps), o.Sampling.apply(coll.Maps))
+}
+
+func boolByte(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func attach(p *ebpf.Program, s *ebpf.ProgramSpec) (link.Link, error) {
+	if s.Type == ebpf.Kprobe {
+		if strings.HasPrefix(s.SectionName, "kretprobe/") {
+			// Blocking receives hold an instance each; the default of a
+			// few per CPU would lose calls silently.
+			return link.Kretprobe(s.AttachTo, p, &link.KprobeOptions{RetprobeMaxActive: 4096})
+		}
+		return link.Kprobe(s.AttachTo, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+// tryHook attaches a program of two instructions where the way of capture would:
+// the real ones take the verifier a while.
+func tryHook(way Capture) error {
+	switch way {
+	case CaptureFentry:
+		return probe.Fentry("tcp_sendmsg")
+	case CaptureKprobe:
+		return probe.Kprobe("tcp_sendmsg")
+	case CaptureTracepoint:
+		return probe.TracepointBTF("sock_send_length")
+	}
+	return nil
+}
+
+// loadAny tries the ways of capture in order, or the one asked for.
+func loadAny(o Options) (*collection, error) {
+	if _, err := btf.LoadKernelSpec(); err != nil {
+		return nil, fmt.Errorf("read the kernel's BTF (/sys/kernel/btf/vmlinux): %w; use a kernel built with CONFIG_DEBUG_INFO_BTF=y", err)
+	}
+	ways := []Capture{CaptureFentry, CaptureKprobe, CaptureTracepoint}
+	if o.Capture != CaptureAny {
+		ways = []Capture{o.Capture}
+	}
+	var tried []string
+	for _, way := range ways {
+		var c *collection
+		err := tryHook(way)
+		if err == nil {
+			c, err = load(o, way)
+		}
+		if err == nil {
+			return c, nil
+		}
+		o.Log.Debug("capture not available", "capture", way, "err", err)
+		// The library guesses at a limit that loadAny has lifted already.
+		why := strings.ReplaceAll(err.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+		tried = append(tried, fmt.Sprintf("%s: %s", way, why))
+	}
+	return nil, fmt.Errorf("no way to see sends and receives works on this kernel (%s); run `weft doctor` for what is missing",
+		strings.Join(tried, "; "))
+}
+
+// close detaches and frees; links first, so that no program runs on maps that
+// nobody reads.
+func (c *collection) close() error {
+	var errs []error
+	for _, l := range c.links {
+		errs = append(errs, l.Close())
+	}
+	c.links = nil
+	c.Close()
+	return errors.Join(errs...)
+}
