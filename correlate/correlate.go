@@ -1,0 +1,302 @@
+// Package correlate turns the two halves of an exchange into a span: it pairs
+// requests with responses and attaches the process they belong to. Ids, flags
+// and parents were decided in the kernel and are on the wire already; nothing
+// here revises them.
+//
+// Everything is bounded by count and by age, and what leaves by a bound is
+// counted with its cause under weft_dropped_total{stage="correlate"}.
+package correlate
+
+import (
+	"time"
+
+	"weft/internal/event"
+	"weft/internal/selfstats"
+	"weft/internal/w3c"
+)
+
+// Defaults of Options.
+const (
+	DefaultMaxOpen      = 65536
+	DefaultMaxAge       = 15 * time.Minute
+	DefaultMaxProcesses = 16384
+	DefaultExitGrace    = 30 * time.Second
+)
+
+// Options bound the correlator; a zero field takes its default.
+type Options struct {
+	// MaxOpen is the number of requests waiting for their response. When it is
+	// reached the oldest is dropped: a stuck exchange must not keep new ones out.
+	MaxOpen int
+	// MaxAge is how long a request waits for its response.
+	MaxAge time.Duration
+	// MaxProcesses is the number of known processes, exited ones in their
+	// grace period included.
+	MaxProcesses int
+	// ExitGrace is how long an exited process is remembered, for events that
+	// were in the ring when it exited.
+	ExitGrace time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxOpen <= 0 {
+		o.MaxOpen = DefaultMaxOpen
+	}
+	if o.MaxAge <= 0 {
+		o.MaxAge = DefaultMaxAge
+	}
+	if o.MaxProcesses <= 0 {
+		o.MaxProcesses = DefaultMaxProcesses
+	}
+	if o.ExitGrace <= 0 {
+		o.ExitGrace = DefaultExitGrace
+	}
+	return o
+}
+
+// Sink takes finished spans. A span is not changed after it was handed over,
+// so a sink may keep it. Span must not block: it is called from the goroutine
+// that drains the ring.
+type Sink interface {
+	Span(*event.Span)
+}
+
+// Correlator pairs requests and responses. It is not safe for concurrent use:
+// one goroutine calls all its methods, so the hot path takes no lock.
+type Correlator struct {
+	opts  Options
+	sink  Sink
+	count counters
+
+	open map[exchangeKey]*exchange
+	// oldest and newest are the ends of the list of open exchanges in order of
+	// arrival; it makes dropping the oldest and ageing O(1).
+	oldest, newest *exchange
+
+	processes map[processKey]*process
+	exited    []exit // in order of exit
+	now       time.Time
+}
+
+// exchangeKey has the role because the two ends of one hop may both be traced
+// by this agent, and a program may pass an inbound id on unchanged.
+type exchangeKey struct {
+	span event.SpanID
+	role event.Role
+}
+
+// exchange is one allocation per request: the span that will be handed to the
+// sink and its place in the list.
+type exchange struct {
+	span         event.Span
+	older, newer *exchange
+}
+
+type processKey struct {
+	pid   uint32
+	start uint64 // ns since boot
+}
+
+type process struct {
+	info   *event.Process
+	exited bool
+}
+
+type exit struct {
+	key processKey
+	at  time.Time
+}
+
+type counters struct {
+	spans          [event.Roles]selfstats.Counter
+	parents        [event.ParentRules]selfstats.Counter
+	unknownRule    selfstats.Counter
+	processUnknown selfstats.Counter
+	open           selfstats.Gauge
+
+	openFull, maxAge, noRequest, duplicate, atShutdown, processesFull selfstats.Counter
+	carriedUnknown, baggageInvalid, baggageFull                       selfstats.Counter
+}
+
+func newCounters(s *selfstats.Stats) counters {
+	const stage = "correlate"
+	c := counters{
+		unknownRule:    s.Parents("unknown"),
+		processUnknown: s.ProcessUnknown(),
+		open:           s.OpenExchanges(),
+		openFull:       s.Dropped(stage, "open_full"),
+		maxAge:         s.Dropped(stage, "max_age"),
+		noRequest:      s.Dropped(stage, "response_without_request"),
+		duplicate:      s.Dropped(stage, "duplicate_request"),
+		atShutdown:     s.Dropped(stage, "open_at_shutdown"),
+		processesFull:  s.Dropped(stage, "process_table_full"),
+		carriedUnknown: s.Dropped(stage, "carried_without_request"),
+		baggageInvalid: s.Dropped(stage, "baggage_member_invalid"),
+		baggageFull:    s.Dropped(stage, "baggage_full"),
+	}
+	for role := range c.spans {
+		c.spans[role] = s.Spans(event.Role(role).String())
+	}
+	for rule := range c.parents {
+		c.parents[rule] = s.Parents(event.ParentRule(rule).String())
+	}
+	return c
+}
+
+// New returns a Correlator that hands finished spans to sink.
+func New(opts Options, sink Sink, stats *selfstats.Stats) *Correlator {
+	return &Correlator{
+		opts:      opts.withDefaults(),
+		sink:      sink,
+		count:     newCounters(stats),
+		open:      make(map[exchangeKey]*exchange),
+		processes: make(map[processKey]*process),
+	}
+}
+
+// Request opens an exchange. A request whose key is open already replaces it:
+// the later one is what the next response belongs to.
+func (c *Correlator) Request(r event.Request) {
+	key := exchangeKey{r.SpanID, r.Role}
+	if old, ok := c.open[key]; ok {
+		c.unlink(old)
+		c.count.duplicate.Inc()
+	} else if len(c.open) >= c.opts.MaxOpen {
+		c.drop(c.oldest)
+		c.count.openFull.Inc()
+	}
+	x := &exchange{span: event.Span{Request: r}}
+	if p, ok := c.processes[processKey{r.PID, r.PIDStart}]; ok {
+		x.span.Process = p.info
+	}
+	c.open[key] = x
+	c.link(x)
+	c.count.open.Set(float64(len(c.open)))
+}
+
+// Carried adds what travels beside the traceparent of a request that is open:
+// tracestate, and baggage members that become attributes, decoded. Members that
+// are no baggage are left out and counted. Values are never logged.
+func (c *Correlator) Carried(e event.Carried) {
+	x, ok := c.open[exchangeKey{e.SpanID, e.Role}]
+	if !ok {
+		c.count.carriedUnknown.Inc()
+		return
+	}
+	x.span.TraceState = e.TraceState
+	x.span.Baggage = nil
+	if e.Baggage == "" {
+		return
+	}
+	read := w3c.ParseBaggage(nil, e.Baggage)
+	c.count.baggageInvalid.Add(float64(read.Malformed))
+	c.count.baggageFull.Add(float64(read.Dropped))
+	for _, m := range read.Members {
+		x.span.Baggage = append(x.span.Baggage, event.Member{Key: m.Key, Value: m.Value})
+	}
+}
+
+// Response ends an exchange and hands its span to the sink. A response whose
+// request was lost, aged out or never sampled is counted.
+func (c *Correlator) Response(r event.Response) {
+	key := exchangeKey{r.SpanID, r.Role}
+	x, ok := c.open[key]
+	if !ok {
+		c.count.noRequest.Inc()
+		return
+	}
+	delete(c.open, key)
+	c.unlink(x)
+	c.count.open.Set(float64(len(c.open)))
+
+	span := &x.span
+	span.Response = r
+	// An end that was not seen, or that two CPUs stamped in the other order,
+	// must not become a span that ends before it starts.
+	if r.End.Before(span.Start) {
+		span.Response.End = span.Start
+		if r.FirstByte.After(span.Start) {
+			span.Response.End = r.FirstByte
+		}
+	}
+	if span.Process == nil {
+		if p, ok := c.processes[processKey{span.PID, span.PIDStart}]; ok {
+			span.Process = p.info
+		} else {
+			c.count.processUnknown.Inc()
+		}
+	}
+	if int(span.Role) < len(c.count.spans) {
+		c.count.spans[span.Role].Inc()
+	} else {
+		c.count.spans[event.RoleUnknown].Inc()
+	}
+	if int(span.Rule) < len(c.count.parents) {
+		c.count.parents[span.Rule].Inc()
+	} else {
+		c.count.unknownRule.Inc()
+	}
+	c.sink.Span(span)
+}
+
+// Tick ages out what waited too long. Call it about once a second with the
+// current wall clock; ages are exact to the interval of the calls.
+func (c *Correlator) Tick(now time.Time) {
+	c.now = now
+	for c.oldest != nil && now.Sub(c.oldest.span.Start) > c.opts.MaxAge {
+		c.drop(c.oldest)
+		c.count.maxAge.Inc()
+	}
+	n := 0
+	for ; n < len(c.exited) && now.Sub(c.exited[n].at) > c.opts.ExitGrace; n++ {
+		c.forget(c.exited[n].key)
+	}
+	if n > 0 {
+		c.exited = append(c.exited[:0], c.exited[n:]...)
+	}
+	c.count.open.Set(float64(len(c.open)))
+}
+
+// Flush ends the correlator's work: requests still open are not spans and are
+// counted as open_at_shutdown.
+func (c *Correlator) Flush() {
+	for c.oldest != nil {
+		c.drop(c.oldest)
+		c.count.atShutdown.Inc()
+	}
+	c.count.open.Set(0)
+}
+
+// Open is the number of requests waiting for their response.
+func (c *Correlator) Open() int { return len(c.open) }
+
+func (c *Correlator) drop(x *exchange) {
+	delete(c.open, exchangeKey{x.span.SpanID, x.span.Role})
+	c.unlink(x)
+}
+
+func (c *Correlator) link(x *exchange) {
+	x.older = c.newest
+	if c.newest != nil {
+		c.newest.newer = x
+	} else {
+		c.oldest = x
+	}
+	c.newest = x
+}
+
+// unlink also clears the links of x: the span handed to the sink lives inside
+// it and must not keep its former neighbours alive.
+func (c *Correlator) unlink(x *exchange) {
+	if x.older != nil {
+		x.older.newer = x.newer
+	} else {
+		c.oldest = x.newer
+	}
+	if x.newer != nil {
+		x.newer.older = x.older
+	} else {
+		c.newest = x.older
+	}
+	x.older, x.newer = nil, nil
+}
