@@ -1,0 +1,156 @@
+package export
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"weft/internal/event"
+)
+
+// Attributes of weft's own, for those who ask how a span came to be.
+const (
+	// keyParentRule says how the parent was decided: wire, thread, sole,
+	// adopted, ambiguous, invalid, untrusted, none.
+	keyParentRule = attribute.Key("weft.parent.rule")
+	// keyPropagation says what became of the outgoing traceparent: injected,
+	// own, observed, refused, withheld. Client spans only.
+	keyPropagation = attribute.Key("weft.propagation")
+	// keyTruncated is true when url.* miss the end of the request target.
+	keyTruncated = attribute.Key("weft.target.truncated")
+	// keyEnd is lost when bytes passed unseen, so that end and sizes are not
+	// exact.
+	keyEnd = attribute.Key("weft.end")
+	// keyLinkReason says why a span links to another: untrusted.
+	keyLinkReason = attribute.Key("weft.link.reason")
+)
+
+// methodOther is what the semantic conventions put for an unknown method.
+const methodOther = "_OTHER"
+
+// knownMethods reads OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS, a full override
+// of the default list: RFC 9110, RFC 5789 and QUERY.
+func knownMethods(override string) map[string]bool {
+	methods := []string{
+		"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE",
+	}
+	if strings.TrimSpace(override) != "" {
+		methods = strings.Split(override, ",")
+	}
+	known := make(map[string]bool, len(methods))
+	for _, m := range methods {
+		known[strings.TrimSpace(m)] = true
+	}
+	return known
+}
+
+// spanName is the method alone: without a known route, the path would make
+// names without bound.
+func (c *Converter) spanName(s *event.Span) string {
+	if c.methods[s.Method] {
+		return s.Method
+	}
+	return "HTTP"
+}
+
+// attributes returns the span's attributes by the stable HTTP conventions, in
+// a fixed order, and after them the baggage members chosen to be attributes.
+func (c *Converter) attributes(s *event.Span) []attribute.KeyValue {
+	t := parseTarget(s.Method, s.Target)
+	host, port := serverOf(&s.Request, t)
+	peer, peerPort := address(s.Remote)
+	client := s.Role == event.RoleClient
+
+	kv := make([]attribute.KeyValue, 0, 20)
+	text := func(k attribute.Key, v string) {
+		if v != "" {
+			kv = append(kv, k.String(v))
+		}
+	}
+	number := func(k attribute.Key, v int) {
+		if v != 0 {
+			kv = append(kv, k.Int(v))
+		}
+	}
+
+	if c.methods[s.Method] {
+		text(semconv.HTTPRequestMethodKey, s.Method)
+	} else {
+		text(semconv.HTTPRequestMethodKey, methodOther)
+		text(semconv.HTTPRequestMethodOriginalKey, s.Method)
+	}
+	if client {
+		text(semconv.URLFullKey, t.full(host, port))
+	}
+	text(semconv.URLSchemeKey, t.scheme)
+	text(semconv.URLPathKey, t.path)
+	text(semconv.URLQueryKey, t.query)
+	text(semconv.ServerAddressKey, host)
+	number(semconv.ServerPortKey, port)
+	if !client {
+		text(semconv.ClientAddressKey, peer)
+	}
+	text(semconv.NetworkPeerAddressKey, peer)
+	number(semconv.NetworkPeerPortKey, peerPort)
+	text(semconv.NetworkProtocolVersionKey, "1."+strconv.Itoa(int(s.HTTPMinor)))
+	number(semconv.HTTPResponseStatusCodeKey, s.Response.Status)
+	text(semconv.ErrorTypeKey, s.ErrorType())
+	if s.Response.Reason != event.EndLost {
+		if n := s.Response.RequestBody; n > 0 {
+			kv = append(kv, semconv.HTTPRequestBodySizeKey.Int64(int64(n)))
+		}
+		if n := s.Response.ResponseBody; n > 0 || s.Response.Status != 0 && s.Response.Reason == event.EndComplete {
+			kv = append(kv, semconv.HTTPResponseBodySizeKey.Int64(int64(n)))
+		}
+	} else {
+		text(keyEnd, event.EndLost.String())
+	}
+	text(keyParentRule, s.Rule.String())
+	if s.Propagation != event.PropagationNone {
+		text(keyPropagation, s.Propagation.String())
+	}
+	if s.TargetTotal > len(s.Target) {
+		kv = append(kv, keyTruncated.Bool(true))
+	}
+	return withBaggage(kv, s.Baggage)
+}
+
+// withBaggage adds members under their own keys, as OpenTelemetry's baggage
+// span processor does. A member never takes the place of what weft saw itself;
+// of members with one key the last counts.
+func withBaggage(kv []attribute.KeyValue, members []event.Member) []attribute.KeyValue {
+	own := len(kv)
+	for _, m := range members {
+		at := slices.IndexFunc(kv, func(a attribute.KeyValue) bool { return string(a.Key) == m.Key })
+		switch {
+		case at < 0:
+			kv = append(kv, attribute.String(m.Key, m.Value))
+		case at >= own:
+			kv[at].Value = attribute.StringValue(m.Value)
+		}
+	}
+	return kv
+}
+
+// linkAttributes says why a span links to what it links to.
+func linkAttributes(s *event.Span) []attribute.KeyValue {
+	if s.Rule == event.ParentUntrusted {
+		return []attribute.KeyValue{keyLinkReason.String(s.Rule.String())}
+	}
+	return nil
+}
+
+// errorText is the status description; the conventions leave it empty where
+// the status code says it all.
+func errorText(errType string) string {
+	switch errType {
+	case event.ErrorClosed:
+		return "connection closed before the response was complete"
+	case event.ErrorReset:
+		return "connection reset or timed out before the response was complete"
+	}
+	return ""
+}
