@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weft/correlate"
+	"weft/export"
+	"weft/internal/config"
+	"weft/internal/event"
+	"weft/internal/selfstats"
+	"weft/kube"
+	"weft/loader"
+)
+
+// drainTimeout bounds the delivery of queued spans at shutdown.
+const drainTimeout = 5 * time.Second
+
+// agent is everything wired: kernel → loader → correlator → exporters.
+type agent struct {
+	log    *slog.Logger
+	stats  *selfstats.Stats
+	loader *loader.Loader
+	pods   *kube.Pods // nil: nothing is selected by configuration
+	corr   *correlate.Correlator
+	sinks  export.Exporter
+	server *selfstats.Server
+}
+
+// handler passes the loader's events to the correlator; all calls come from the
+// loader's one goroutine.
+type handler struct{ *correlate.Correlator }
+
+func (h handler) Process(p *event.Process)         { h.Correlator.Process(p) }
+func (h handler) ProcessExit(pid uint32, s uint64) { h.Correlator.ProcessExit(pid, s) }
+
+// newLogger writes to w as log.level and log.format say.
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == config.FormatJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// requireRoot fails early and in plain words; what exactly is missing `weft
+// doctor` says.
+func requireRoot(command string) error {
+	if os.Geteuid() != 0 {
+		return usage(fmt.Errorf("weft %s loads BPF programs and needs root; run it with sudo", command))
+	}
+	return nil
+}
+
+// selector adapts the configured targets to what the loader asks.
+type selector struct {
+	targets config.Targets
+	ports   bool
+	pods    *kube.Pods // nil: no target asks for them
+}
+
+func newSelector(targets config.Targets, pods *kube.Pods) loader.Selector {
+	s := &selector{targets: targets}
+	if asksForPods(targets) {
+		s.pods = pods
+	}
+	for i := range targets {
+		s.ports = s.ports || len(targets[i].Ports) > 0
+	}
+	return s
+}
+
+func (s *selector) NeedsPorts() bool { return s.ports }
+
+func (s *selector) Select(c loader.Candidate) (string, bool) {
+	candidate := config.Candidate{PID: c.PID, Exe: c.Exe, Args: c.Args, Cgroup: c.Cgroup, Ports: c.Ports}
+	if s.pods != nil {
+		addPod(&candidate, s.pods)
+	}
+	t, ok := s.targets.Select(candidate)
+	if !ok {
+		return "", false
+	}
+	return t.Name, true
+}
+
+// newAgent builds all parts but starts no tracing; close undoes it. record, if
+// not nil, gets the kernel's raw records.
+func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sinks export.Fanout, record io.Writer, stats *selfstats.Stats, log *slog.Logger) (*agent, error) {
+	a := &agent{log: log, stats: stats}
+	var err error
+	if a.sinks, err = withTail(c.Sampling, sinks, stats); err != nil {
+		return nil, err
+	}
+	a.corr = correlate.New(correlate.Options{}, a.sinks, stats)
+	options := loader.Options{
+		Capture:  loader.Capture(c.Capture),
+		Policy:   policyOptions(c.Propagation, c.Baggage),
+		Sampling: samplingOptions(c.Sampling),
+		Handler:  handler{a.corr},
+		Log:      log,
+		Record:   record,
+	}
+	if len(targets) > 0 {
+		a.pods = kube.New(podOptions(c.Kubernetes, log))
+		options.Selector, options.Attributes = newSelector(targets, a.pods), attributesOf(a.pods)
+	}
+	l, err := loader.New(options)
+	if err != nil {
+		return nil, usage(err)
+	}
+	a.loader = l
+	if err := stats.Register(kernelCollector{l}); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	a.server, err = stats.Server(ctx, c.Telemetry.Listen, l.Ready, log)
+	if err != nil {
+		return nil, usage(errors.Join(err, l.Close()))
+	}
+	return a, nil
+}
+
+// close stops in the order detach → drain → flush → close maps; run has detached
+// and drained already.
+func (a *agent) close() error {
+	if a.pods != nil {
+		a.pods.Close()
+	}
+	a.corr.Flush()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	return errors.Join(a.sinks.Close(ctx), a.server.Close(ctx))
+}
+
+// kernelCollector shows the kernel's counters on /metrics.
+type kernelCollector struct{ loader *loader.Loader }
+
+// Describe sends nothing: the names come from the BPF object at run time.
+func (kernelCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (k kernelCollector) Collect(out chan<- prometheus.Metric) {
+	counts, err := k.loader.Counts()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(prometheus.NewDesc("weft_kernel", "kernel counters", nil, nil), err)
+		return
+	}
+	descs := map[string]*prometheus.Desc{}
+	for _, c := range counts {
+		d := descs[c.Metric]
+		if d == nil {
+			d = prometheus.NewDesc("weft_kernel_"+c.Metric+"_total", kernelHelp(c.Metric), []string{"cause"}, nil)
+			descs[c.Metric] = d
+		}
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(c.Value), c.Cause)
+	}
+	out <- prometheus.MustNewConstMetric(prometheus.NewDesc("weft_processes_selected", "Processes traced now.", nil, nil),
+		prometheus.GaugeValue, float64(k.loader.Selected()))
+}
+
+func kernelHelp(metric string) string {
+	switch metric {
+	case "events":
+		return "Records handed to the event ring."
+	case "tracestate":
+		return "Inbound tracestate, by outcome."
+	case "baggage":
+		return "Inbound baggage: headers kept, members left out or made of other headers."
+	case "written":
+		return "Requests into which weft wrote more than traceparent, by header."
+	case "withheld":
+		return "Headers that did not leave, by policy or for want of space."
+	case "limited":
+		return "Roots sampled out by sampling.max_per_second."
+	case "lost":
+		return "Records, connections or contexts that did not fit, by cause."
+	case "skipped":
+		return "Sends and receives whose bytes were not read, by cause."
+	case "desync":
+		return "Connections that fell out of step and wait for a boundary, by cause."
+	case "resync":
+		return "Connections followed again after a whole response was seen."
+	case "handsoff":
+		return "Connections left alone for good, by cause."
+	case "requests":
+		return "Request heads completed, by role."
+	case "unsampled":
+		return "Exchanges that the head sampler left out, by role."
+	case "context":
+		return "Inbound traceparent of server requests, by outcome."
+	case "parent":
+		return "Parents of client requests, by the rule that decided."
+	case "injected":
+		return "Requests into which weft wrote traceparent, by tier."
+	case "refused":
+		return "Requests weft left unedited, by the guard that refused."
+	case "migrates":
+		return "Processes found to move requests between threads."
+	case "sockhash":
+		return "Client sockets put where their sends are seen."
+	}
+	return "Kernel counter."
+}

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"weft/loader"
+	"weft/loader/probe"
+)
+
+// captureWays are the ways of capture in the order in which tracing tries them.
+var captureWays = []loader.Capture{loader.CaptureFentry, loader.CaptureKprobe, loader.CaptureTracepoint}
+
+// initialPIDNamespace is the inode of the host's PID namespace (PROC_PID_INIT_INO).
+const initialPIDNamespace = "pid:[4026531836]"
+
+const (
+	needsRoot = "needs root"
+	runAsRoot = "run `weft doctor` as root"
+)
+
+// row is ok for a nil error and missing otherwise.
+func row(name, works string, err error, effect, mend string) capability {
+	if err == nil {
+		return capability{Name: name, State: stateOK, Why: works}
+	}
+	return capability{Name: name, State: stateMissing, Why: oneLine(err), Effect: effect, Mend: mend}
+}
+
+// oneLine puts joined errors on one line, without the hint that cilium/ebpf adds
+// to every EPERM: where it applies, the memlock row says so.
+func oneLine(err error) string {
+	s := strings.ReplaceAll(err.Error(), "\n", "; ")
+	return strings.ReplaceAll(s, " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+}
+
+// blocked is the unknown row of a capability that cannot be tried, if so.
+func (e *examination) blocked(name string, needs ...string) (capability, bool) {
+	if !e.root {
+		return capability{Name: name, State: stateUnknown, Why: needsRoot, Mend: runAsRoot}, true
+	}
+	for _, need := range append([]string{capBPF}, needs...) {
+		if c := e.found(need); c.State == stateMissing || c.State == stateUnknown {
+			return capability{Name: name, State: stateUnknown, Why: "not tried without " + need}, true
+		}
+	}
+	return capability{}, false
+}
+
+// found is the row of that name; one not tried yet has no state.
+func (e *examination) found(name string) capability {
+	for _, c := range e.rows {
+		if c.Name == name {
+			return c
+		}
+	}
+	return capability{}
+}
+
+// kernelRow only informs: what works is found by trying.
+func kernelRow(release, machine string) capability {
+	c := capability{Name: "kernel", State: stateOK, Why: release + " " + machine}
+	if before(release, 5, 10) {
+		c.State, c.Why = stateDegraded, c.Why+", older than 5.10"
+		c.Effect, c.Mend = "never tested on this kernel", "use Linux 5.10 or later"
+	}
+	return c
+}
+
+// before says whether a release such as "6.1.0-56-amd64" is older than
+// major.minor; one that cannot be read is not.
+func before(release string, major, minor int) bool {
+	var a, b int
+	if _, err := fmt.Sscanf(release, "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a < major || a == major && b < minor
+}
+
+func (e *examination) rootRow() capability {
+	if e.root {
+		return capability{Name: "root", State: stateOK, Why: "effective user 0"}
+	}
+	return capability{Name: "root", State: stateMissing, Why: fmt.Sprintf("effective user %d", os.Geteuid()),
+		Effect: "`weft run` and `weft exec` refuse to start; what needs root is not tried here",
+		Mend:   "sudo weft doctor"}
+}
+
+func pidNamespaceRow() capability {
+	const name = capPIDs
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return row(name, "", fmt.Errorf("read PID namespace: %w", err), "processes cannot be selected", "mount /proc")
+	}
+	if ns != initialPIDNamespace {
+		return capability{Name: name, State: stateMissing, Why: "not the host's (" + ns + ")",
+			Effect: "the kernel and weft disagree on process ids: no process can be selected",
+			Mend:   "run in the host's PID namespace: hostPID: true, docker run --pid=host"}
+	}
+	self, err := os.Readlink("/proc/self")
+	if err == nil && self != fmt.Sprint(os.Getpid()) {
+		return capability{Name: name, State: stateMissing, Why: "/proc is of another PID namespace: it calls this process " + self,
+			Effect: "processes cannot be matched with what the kernel reports", Mend: "mount the host's /proc"}
+	}
+	return capability{Name: name, State: stateOK, Why: "the host's"}
+}
+
+func btfRow() capability {
+	const file = "/sys/kernel/btf/vmlinux"
+	f, err := os.Open(file)
+	if err == nil {
+		head := make([]byte, 2)
+		_, err = f.Read(head)
+		if err == nil && string(head) != "\x9f\xeb" {
+			err = fmt.Errorf("%s is not BTF", file)
+		}
+		err = errors.Join(err, f.Close())
+	}
+	return row(capBTF, file, err, "programs cannot be fitted to this kernel's structures",
+		"use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as all large distributions' are; mount /sys")
+}
+
+// memlockRow looks at the limit after the programs were loaded, which may have
+// raised it.
+func (e *examination) memlockRow() capability {
+	const name = "memlock"
+	limit, charged, err := e.memlock()
+	switch {
+	case err != nil:
+		return row(name, "", err, "", "")
+	case !charged:
+		return capability{Name: name, State: stateOK, Why: "BPF memory is charged to the memory cgroup"}
+	case limit == unix.RLIM_INFINITY:
+		return capability{Name: name, State: stateOK, Why: "RLIMIT_MEMLOCK, to which this kernel charges BPF maps, is unlimited"}
+	}
+	return capability{Name: name, State: stateDegraded,
+		Why:    fmt.Sprintf("RLIMIT_MEMLOCK is %d KiB, and this kernel charges BPF maps to it", limit>>10),
+		Effect: "maps may not fit: \"operation not permitted\" in the rows above", Mend: "ulimit -l unlimited; systemd: LimitMEMLOCK=infinity"}
+}
+
+// memlock is RLIMIT_MEMLOCK in bytes, and whether BPF maps are charged to it, as
+// they were before 5.11.
+func (e *examination) memlock() (limit uint64, charged bool, err error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return 0, false, fmt.Errorf("read RLIMIT_MEMLOCK: %w", err)
+	}
+	return l.Cur, before(e.release, 5, 11), nil
+}
+
+func (e *examination) bpfRow() capability {
+	if c, ok := e.blocked(capBPF); ok {
+		return c
+	}
+	return row(capBPF, "programs load", probe.BPF(), "no program can be loaded",
+		"in a container: privileged, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RESOURCE and a seccomp profile that allows bpf(2); lockdown=confidentiality forbids it everywhere")
+}
+
+func (e *examination) ringRow() capability {
+	if c, ok := e.blocked(capRing); ok {
+		return c
+	}
+	return row(capRing, "can be created", probe.RingBuffer(), "no event reaches weft", "use Linux 5.8 or later")
+}
+
+func (e *examination) tracepointBTFRow() capability {
+	if c, ok := e.blocked(capTPBTF, capBTF); ok {
+		return c
+	}
+	return row(capTPBTF, "inet_sock_set_state and sched_process_exec attach",
+		errors.Join(probe.TracepointBTF("inet_sock_set_state"), probe.TracepointBTF("sched_process_exec")),
+		"connections and processes are not seen", "use a kernel with CONFIG_BPF_EVENTS=y and CONFIG_DEBUG_INFO_BTF=y")
+}
+
+// wayRow tries a program that does nothing first: its failure is the kernel's,
+// a later one of the real programs is weft's own.
+func (e *examination) wayRow(way loader.Capture) capability {
+	name := "capture." + string(way)
+	if c, ok := e.blocked(name, capRing, capTPBTF); ok {
+		return c
+	}
+	var refused error
+	mend := ""
+	switch way {
+	case loader.CaptureFentry:
+		refused = probe.Fentry("tcp_sendmsg")
+		mend = "use a kernel with BPF trampolines: CONFIG_FUNCTION_TRACER=y, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y"
+	case loader.CaptureKprobe:
+		refused = probe.Kprobe("tcp_sendmsg")
+		mend = "use a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y; mount tracefs"
+	case loader.CaptureTracepoint:
+		refused = errors.Join(probe.TracepointBTF("sock_send_length"), probe.TracepointBTF("sock_recv_length"))
+		mend = "use Linux 6.3 or later"
+	}
+	if refused != nil {
+		return capability{Name: name, State: stateMissing, Why: "the kernel refuses it: " + oneLine(refused), Mend: mend}
+	}
+	err := loader.TryCapture(way)
+	mend = "report this line as a defect: the kernel allows this way, and weft's programs do not pass"
+	if limit, charged, lerr := e.memlock(); lerr == nil && charged && limit != unix.RLIM_INFINITY && errors.Is(err, unix.EPERM) {
+		mend = "see memlock"
+	}
+	return row(name, "weft's programs load and attach", err, "", mend)
+}
+
+// captureRow is the choice that tracing would make. It completes the rows of the
+// ways that do not work: what their loss means depends on the others.
+func (e *examination) captureRow() capability {
+	if c, ok := e.blocked(capCapture, capRing, capTPBTF); ok {
+		return c
+	}
+	forced := ""
+	ways := captureWays
+	if e.forced != loader.CaptureAny {
+		forced = ", as WEFT_CAPTURE says"
+		ways = []loader.Capture{e.forced}
+	}
+	for _, way := range ways {
+		if e.found("capture."+string(way)).State == stateOK {
+			e.chosen = way
+			break
+		}
+	}
+	for i := range e.rows {
+		if c := &e.rows[i]; strings.HasPrefix(c.Name, "capture.") && c.State == stateMissing {
+			c.Effect = "no request is seen this way"
+			if e.chosen != loader.CaptureAny {
+				c.Effect = string(e.chosen) + " is used instead"
+			}
+		}
+	}
+	switch {
+	case e.chosen == loader.CaptureTracepoint:
+		return capability{Name: capCapture, State: stateDegraded, Why: "tracepoint would be used" + forced,
+			Effect: "what programs send or receive by io_uring is counted, not read",
+			Mend:   "none needed without io_uring; else make fentry or kprobe work"}
+	case e.chosen != loader.CaptureAny:
+		return capability{Name: capCapture, State: stateOK, Why: string(e.chosen) + " would be used" + forced}
+	case forced != "":
+		return capability{Name: capCapture, State: stateMissing, Why: string(e.forced) + " does not work, and WEFT_CAPTURE allows no other",
+			Effect: "no request is seen", Mend: "unset WEFT_CAPTURE"}
+	}
+	return capability{Name: capCapture, State: stateMissing, Why: "none of fentry, kprobe and tracepoint works",
+		Effect: "no request is seen", Mend: "any one is enough: see their rows"}
+}
+
+func (e *examination) cgroupRow() capability {
+	mount, err := loader.Cgroup2Mount()
+	if errors.Is(err, loader.ErrNoCgroup2) {
+		return capability{Name: capCgroup, State: stateMissing, Why: "no cgroup v2 hierarchy is mounted",
+			Effect: "new connections are not found: requests carry no context",
+			Mend:   "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
+	}
+	return row(capCgroup, "mounted at "+mount, err, "new connections are not found: requests carry no context", "mount /proc")
+}
+
+// sockOpsRow attaches in a cgroup made for this alone, which holds no process.
+func (e *examination) sockOpsRow() capability {
+	if c, ok := e.blocked(capSockOps, capCgroup); ok {
+		return c
+	}
+	g, err := newGroup(slog.New(slog.DiscardHandler))
+	switch {
+	case err == nil && g.dir == nil:
+		err = errors.New("no cgroup can be made below weft's own")
+	case err == nil:
+		defer g.remove()
+		err = probe.SockOps(g.full)
+	}
+	return row(capSockOps, "attaches to a cgroup", err, "new connections are not found: requests carry no context",
+		"mount cgroup v2 writable; use a kernel with CONFIG_CGROUP_BPF=y")
+}
+
+func (e *examination) skMsgRow() capability {
+	if c, ok := e.blocked(capSkMsg); ok {
+		return c
+	}
+	return row(capSkMsg, "attaches to a sockhash", probe.SkMsg(), "requests are observed but not edited",
+		"use a kernel with CONFIG_BPF_STREAM_PARSER=y and CONFIG_NET_SOCK_MSG=y")
+}
+
+// injectionRow puts a loopback pair through the very path that edits requests.
+func (e *examination) injectionRow() capability {
+	if c, ok := e.blocked(capInjection, capPIDs, capCapture, capCgroup, capSkMsg); ok {
+		return c
+	}
+	got, err := loader.TryInject(e.chosen)
+	if err != nil {
+		return row(capInjection, "", err, "requests are observed but not edited", "use another kernel release; report this line if yours is a current one")
+	}
+	e.injection = &got
+	if got.Receiving {
+		return capability{Name: capInjection, State: stateDegraded,
+			Why:    "self-test passed, with the receive program: FIONREAD is wrong in a sockmap on this kernel",
+			Effect: "replies on edited connections wait in a queue of the sockmap, which costs each receive a little", Mend: "use a kernel without the sockmap FIONREAD regression"}
+	}
+	return capability{Name: capInjection, State: stateOK, Why: "self-test passed: a loopback connection carried traceparent, byte for byte"}
+}
+
+// livenessRow is what keeps a killed agent from leaving injection behind.
+func (e *examination) livenessRow() capability {
+	const name = "liveness"
+	if c, ok := e.blocked(name, capInjection); ok {
+		return c
+	}
+	return row(name, "a request sent after the deadline went out unedited: injection ends within a second of the agent", e.injection.Liveness,
+		"injection may outlive a killed agent", "set WEFT_PROPAGATION_INJECT= to observe only, and report this line")
+}
+
+// lockdownRow believes the attempt; the file only adds the reason.
+func (e *examination) lockdownRow() capability {
+	const name = "lockdown"
+	said := "there is no lockdown file"
+	mode := ""
+	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {
+		if _, rest, ok := strings.Cut(string(b), "["); ok {
+			mode, _, _ = strings.Cut(rest, "]")
+			said = "lockdown is " + mode
+		}
+	}
+	refused := capability{Name: name, State: stateDegraded, Why: "the kernel refuses bpf_probe_write_user; " + said,
+		Effect: "Go header writes will use the socket tier; nothing else is lost",
+		Mend:   "none needed; it ends with Secure Boot off, or without lockdown= on the kernel command line"}
+	if c, ok := e.blocked(name); ok {
+		if mode == "integrity" || mode == "confidentiality" {
+			refused.Why = said
+			return refused
+		}
+		c.Why += "; " + said
+		return c
+	}
+	switch isRefused, err := probe.WriteUser(); {
+	case isRefused:
+		return refused
+	case err != nil:
+		return capability{Name: name, State: stateUnknown, Why: "not tried: " + oneLine(err)}
+	}
+	return capability{Name: name, State: stateOK, Why: "bpf_probe_write_user loads; " + said}
+}
+
+func (e *examination) uprobeRow() capability {
+	const name = "uprobe"
+	if c, ok := e.blocked(name); ok {
+		return c
+	}
+	return row(name, "attaches to a function of this process, and runs", probe.Uprobe(),
+		"nothing in this version; Go programs stay with the socket tier", "use a kernel with CONFIG_UPROBE_EVENTS=y")
+}
+
+// pidfdRow is about connections that were open before weft came.
+func (e *examination) pidfdRow() capability {
+	const name = "pidfd_getfd"
+	foreign, err := probe.PidfdGetfd()
+	c := row(name, "descriptors of other processes can be duplicated", err,
+		"connections older than weft carry no context; new ones do",
+		"use Linux 5.6 or later; grant CAP_SYS_PTRACE; kernel.yama.ptrace_scope below 3")
+	switch {
+	case !e.root && (err == nil || foreign):
+		return capability{Name: name, State: stateUnknown, Why: needsRoot, Mend: runAsRoot}
+	case err == nil && !foreign:
+		c.Why = "works on this process; no other is visible to try"
+	}
+	return c
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"weft/export"
+	"weft/internal/config"
+	"weft/internal/selfstats"
+)
+
+type runCmd struct {
+	Config string `help:"YAML configuration file; every key also as WEFT_…." placeholder:"FILE" type:"path"`
+}
+
+// Run is `weft run`: until SIGTERM or SIGINT, then it drains and prints a summary.
+func (r *runCmd) Run(ctx context.Context, s *streams) error {
+	c, err := config.Load(r.Config, os.Environ())
+	if err != nil {
+		return usage(err)
+	}
+	if err := c.RequireTargets(); err != nil {
+		return usage(err)
+	}
+	if err := requireRoot("run"); err != nil {
+		return err
+	}
+	log := newLogger(s.err, c.Log)
+	stats := selfstats.New()
+	sinks, err := otlpSinks(c, stats, s, "")
+	if err != nil {
+		return usage(err)
+	}
+	if len(sinks) == 0 {
+		log.Warn("spans are not exported; set export.otlp.endpoint or OTEL_EXPORTER_OTLP_ENDPOINT")
+	}
+	a, err := newAgent(ctx, c, c.Targets, sinks, nil, stats, log)
+	if err != nil {
+		return err
+	}
+	if err := a.followPods(ctx, c); err != nil {
+		return errors.Join(usage(err), a.close(), a.loader.Close())
+	}
+	log.Info("weft is tracing", "capture", a.loader.Capture(), "injecting", a.loader.Observing() == "",
+		"sockmap_receive", a.loader.Receiving(), "telemetry", a.server.Addr())
+	err = a.loader.Run(ctx)
+	err = errors.Join(err, a.close())
+	a.summary(s)
+	return errors.Join(err, a.loader.Close())
+}
+
+// otlpSinks is the OTLP exporter, if an endpoint is set anywhere. endpoint, if
+// not empty, is the one of --otlp.
+func otlpSinks(c *config.Config, stats *selfstats.Stats, s *streams, endpoint string) (export.Fanout, error) {
+	options := export.OTLPOptions{Endpoint: c.Export.OTLP.Endpoint, Protocol: string(c.Export.OTLP.Protocol)}
+	if endpoint != "" {
+		options.Endpoint, options.Protocol = endpoint, ""
+	}
+	settings, err := export.ResolveOTLP(options)
+	if err != nil || settings.Off != "" {
+		return nil, err
+	}
+	convert, err := export.NewConverter(export.ConverterOptions{Version: version})
+	if err != nil {
+		return nil, err
+	}
+	otlp, err := export.NewOTLP(settings, convert, stats, newLogger(s.err, c.Log))
+	if err != nil {
+		return nil, err
+	}
+	return export.Fanout{otlp}, nil
+}
+
+// summary prints what was lost, by cause, if anything.
+func (a *agent) summary(s *streams) {
+	rows, err := a.stats.Summary()
+	if err != nil {
+		a.log.Warn("summary not complete", "err", err)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(s.err, "weft: stopped; nothing was lost") //nolint:errcheck // last words
+		return
+	}
+	fmt.Fprintln(s.err, "weft: stopped; not seen or not delivered:") //nolint:errcheck // last words
+	for _, r := range rows {
+		fmt.Fprintf(s.err, "  %-60s %.0f\n", r.Name, r.Value) //nolint:errcheck // last words
+	}
+}
