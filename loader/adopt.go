@@ -93,7 +93,7 @@ func (i *injector) adoptOne(pidfd, fd int, listening map[int]bool) (bool, error)
 		return false, nil
 	}
 	if !i.adoptable(dup) {
-		return false, nil
+		return false, errBlocking
 	}
 	if err := i.add(dup); err != nil {
 		return false, err

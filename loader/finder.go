@@ -26,6 +26,7 @@ type finder struct {
 	around   func(pid uint32, cgroup string) map[string]string // Options.Attributes
 	targets  *ebpf.Map
 	inject   *injector // nil: observing only
+	failed   *attachFailures
 	sampling Sampling
 	services services // rate limits by service.name
 	tracked  map[uint32]*tracked
@@ -52,7 +53,7 @@ const unmatchedAfter = 10 * time.Second
 const maxSeen = 24
 
 func newFinder(o Options, targets *ebpf.Map, inject *injector) *finder {
-	return &finder{log: o.Log, selector: o.Selector, around: o.Attributes, targets: targets, inject: inject,
+	return &finder{log: o.Log, selector: o.Selector, around: o.Attributes, targets: targets, inject: inject, failed: o.failed,
 		sampling: o.Sampling, services: services{}, tracked: map[uint32]*tracked{}, seen: map[string]bool{}, started: time.Now()}
 }
 
@@ -211,6 +212,7 @@ func (f *finder) refresh(p *process, start uint64, flags uint32, name string) {
 // already. service is the configured name, name the one its spans carry.
 func (f *finder) selectProcess(p *process, start uint64, service, name string) {
 	if err := f.targets.Put(p.pid, f.target(p, start, 0, name)); err != nil {
+		f.failed.add(attachProcess, err)
 		f.log.Warn("process not traced: too many are selected", "pid", p.pid, "err", err)
 		return
 	}
@@ -219,10 +221,12 @@ func (f *finder) selectProcess(p *process, start uint64, service, name string) {
 		return
 	}
 	if err := f.inject.cgroups.add(p.pid, p.cgroup); err != nil {
+		f.failed.add(attachCgroup, err)
 		f.log.Warn("new connections of this process carry no context", "pid", p.pid, "err", err)
 	}
 	n, err := f.inject.adopt(p.pid)
 	if err != nil {
+		f.failed.addJoined(attachConnection, err)
 		f.log.Debug("some connections carry no context", "pid", p.pid, "err", err)
 	}
 	if n > 0 {
@@ -262,6 +266,7 @@ func (f *finder) forked(h Handler, r ProcessRecord) {
 	h.Process(f.describe(p, service, r.PIDStart))
 	if f.inject != nil {
 		if err := f.inject.cgroups.add(r.PID, p.cgroup); err != nil {
+			f.failed.add(attachCgroup, err)
 			f.log.Warn("new connections of this process carry no context", "pid", r.PID, "err", err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -30,6 +31,8 @@ type Loader struct {
 	clock    Clock
 	recorder *recorder // nil: not recording
 	again    again
+	failed   *attachFailures
+	runTime  io.Closer // nil: the kernel counts no run time for weft
 
 	ready     atomic.Pointer[string] // nil: ready; else why not
 	observing string                 // why nothing is injected; "" when it is
@@ -42,11 +45,12 @@ type Loader struct {
 // New loads and attaches everything, tests the injection path, and begins to
 // renew the liveness deadline. Run must follow; Close undoes it all.
 func New(o Options) (*Loader, error) {
+	o.failed = &attachFailures{}
 	coll, observing, err := loadInjecting(&o)
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader{log: o.Log, handler: o.Handler, coll: coll, observing: observing, stop: make(chan struct{})}
+	l := &Loader{log: o.Log, handler: o.Handler, coll: coll, observing: observing, stop: make(chan struct{}), failed: o.failed}
 	l.setReady("starting")
 	if l.counters, err = counterNames(); err != nil {
 		return nil, errors.Join(err, coll.close())
@@ -58,8 +62,15 @@ func New(o Options) (*Loader, error) {
 		return nil, errors.Join(fmt.Errorf("open event ring: %w", err), coll.close())
 	}
 	l.setClock()
+	if o.RunTime {
+		if l.runTime, err = countRunTime(); err != nil {
+			l.failed.add(attachRunTime, err)
+			o.Log.Warn("weft_bpf_program_run_seconds_total stays as it is; give weft CAP_SYS_ADMIN, or set telemetry.bpf_stats to false", "why", err)
+		}
+	}
 	if o.injects() {
 		if err := l.startInjecting(); err != nil {
+			l.failed.add(attachSkMsg, err)
 			l.observing = err.Error()
 			o.Log.Warn("requests are observed but not edited", "why", err)
 		}
@@ -76,6 +87,7 @@ func loadInjecting(o *Options) (*collection, string, error) {
 		return coll, "propagation.inject is empty", err
 	}
 	if _, err := Cgroup2Mount(); err != nil {
+		o.failed.add(attachSkMsg, err)
 		o.Policy.Inject = 0
 		coll, lerr := loadAny(*o)
 		if lerr == nil {
@@ -87,11 +99,13 @@ func loadInjecting(o *Options) (*collection, string, error) {
 	if err == nil {
 		return coll, "", nil
 	}
+	o.failed.forget() // what fails for want of the injecting programs fails again
 	o.Policy.Inject = 0
 	coll, plain := loadAny(*o)
 	if plain != nil {
 		return nil, "", err
 	}
+	o.failed.add(attachSkMsg, err)
 	o.Log.Warn("requests are observed but not edited", "why", err)
 	return coll, err.Error(), nil
 }
@@ -130,7 +144,7 @@ func (l *Loader) startInjecting() error {
 	}
 	if err != nil {
 		l.stopRenewing()
-		return errors.Join(fmt.Errorf("self-test of the sk_msg path: %w", err), i.close())
+		return errors.Join(fmt.Errorf("%w: %w", errSelfTest, err), i.close())
 	}
 	l.inject = i
 	return nil
@@ -327,6 +341,9 @@ func (l *Loader) detach() error {
 func (l *Loader) Close() error {
 	err := l.detach()
 	err = errors.Join(err, l.ring.Close())
+	if l.runTime != nil {
+		err = errors.Join(err, l.runTime.Close())
+	}
 	l.coll.Close()
 	return err
 }

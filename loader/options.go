@@ -65,8 +65,13 @@ type Options struct {
 	Attributes func(pid uint32, cgroup string) map[string]string
 	Handler    Handler
 	Log        *slog.Logger
+	// RunTime makes the kernel count the run time of BPF programs: all of this
+	// host's, not weft's alone (countRunTime).
+	RunTime bool
 	// Record gets every ring record as it was read, for Replay; nil: none.
 	Record io.Writer
+
+	failed *attachFailures // set by New
 }
 
 // injects says whether anything may be written at all.

@@ -133,7 +133,7 @@ func shortVerifierError(err error) error {
 			strings.HasPrefix(last, "stack depth") || strings.HasPrefix(last, "verification time")); i-- {
 			last = v.Log[i]
 		}
-		return fmt.Errorf("%w: %s", v.Cause, last)
+		return &rejected{v.Cause, last}
 	}
 	return err
 }
@@ -228,6 +228,7 @@ func loadAny(o Options) (*collection, error) {
 		if err == nil {
 			return c, nil
 		}
+		o.failed.add(string(way), err)
 		o.Log.Debug("capture not available", "capture", way, "err", err)
 		// The library guesses at a limit that loadAny has lifted already.
 		why := strings.ReplaceAll(err.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
