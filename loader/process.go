@@ -57,7 +57,7 @@ func readProcess(pid uint32) (*process, error) {
 	if groups, err := p.Cgroups(); err == nil {
 		for _, g := range groups {
 			if g.HierarchyID == 0 { // v2
-				out.cgroup = g.Path
+				out.cgroup = hostCgroup(g.Path)
 			}
 		}
 	}
