@@ -186,6 +186,9 @@ type OTLP struct {
 // Telemetry is weft's own HTTP listener: /metrics, /healthz, /readyz.
 type Telemetry struct {
 	Listen string // host:port; empty: no listener
+	// BPFStats makes the kernel count the run time of BPF programs, which
+	// costs each run of each of the host's about 20 ns.
+	BPFStats bool
 }
 
 // Format is a layout of log lines.

@@ -42,6 +42,7 @@ func errorLines() []struct{ text, want string } {
 		{"export: {otlp: {protocol: http}}\n", `weft.yaml:1: export.otlp.protocol: want one of grpc, http/protobuf, got "http"`},
 		{"telemetry: {listen: 9464}\n", `weft.yaml:1: telemetry.listen: want host:port such as "127.0.0.1:9464", or "off", got "9464"`},
 		{"telemetry: {listen: \"localhost:70000\"}\n", `weft.yaml:1: telemetry.listen: want host:port such as "127.0.0.1:9464", or "off", got "localhost:70000"`},
+		{"telemetry: {bpf_stats: 1}\n", `weft.yaml:1: telemetry.bpf_stats: want true or false, got "1"`},
 		{"log: {level: warning}\n", `weft.yaml:1: log.level: want one of debug, info, warn, error (warn?), got "warning"`},
 		{"log: {format: xml}\n", `weft.yaml:1: log.format: want one of text, json, got "xml"`},
 		// targets

@@ -90,6 +90,7 @@ func keys() []key {
 				c.Telemetry.Listen = text
 			}
 		}},
+		{"telemetry.bpf_stats", formScalar, func(c *Config, v value) { decodeBool(v, &c.Telemetry.BPFStats) }},
 		{"log.level", formScalar, func(c *Config, v value) {
 			var level string
 			if choose(v, &level, "debug", "info", "warn", "error") {
