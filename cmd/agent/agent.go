@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"weft/correlate"
@@ -46,15 +44,6 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// requireRoot fails early and in plain words; what exactly is missing `weft
-// doctor` says.
-func requireRoot(command string) error {
-	if os.Geteuid() != 0 {
-		return usage(fmt.Errorf("weft %s loads BPF programs and needs root; run it with sudo", command))
-	}
-	return nil
 }
 
 // selector adapts the configured targets to what the loader asks.
@@ -104,6 +93,7 @@ func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sin
 		Sampling: samplingOptions(c.Sampling),
 		Handler:  handler{a.corr},
 		Log:      log,
+		RunTime:  c.Telemetry.BPFStats,
 		Record:   record,
 	}
 	if len(targets) > 0 {
@@ -115,7 +105,7 @@ func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sin
 		return nil, usage(err)
 	}
 	a.loader = l
-	if err := stats.Register(kernelCollector{l}); err != nil {
+	if err := errors.Join(stats.Register(newBuildInfo()), stats.Register(newKernelCollector(l))); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	a.server, err = stats.Server(ctx, c.Telemetry.Listen, l.Ready, log)

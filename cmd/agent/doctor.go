@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/config"
+	"weft/internal/privilege"
 	"weft/loader"
 )
 
@@ -26,7 +27,7 @@ type doctorCmd struct {
 func (doctorCmd) Help() string {
 	return `Tries what weft needs of this kernel, one capability at a time, and undoes it. WEFT_CAPTURE is honoured.
 
-Exit status: 0 if requests would carry context, 1 if they would only be observed, 2 if nothing can run, and 2 where that cannot be decided without root.`
+Exit status: 0 if requests would carry context, 1 if they would only be observed, 2 if nothing can run, and 2 where that cannot be decided for want of capabilities.`
 }
 
 // state is what became of one capability.
@@ -144,7 +145,10 @@ func (d *doctorCmd) Run(ctx context.Context, s *streams) error {
 		return usage(err)
 	}
 	stop := patience(s)
-	e := &examination{ctx: ctx, config: c, forced: loader.Capture(c.Capture), root: os.Geteuid() == 0}
+	e := &examination{ctx: ctx, config: c, forced: loader.Capture(c.Capture), namespace: privilege.UserNamespace()}
+	if e.held, err = privilege.Effective(); err != nil {
+		return usage(err)
+	}
 	found, err := e.run()
 	stop()
 	if err != nil {
@@ -166,13 +170,16 @@ func (d *doctorCmd) Run(ctx context.Context, s *streams) error {
 
 // examination tries capabilities in order; later ones look at earlier results.
 type examination struct {
-	ctx     context.Context // ends between two attempts
-	config  *config.Config
-	forced  loader.Capture
-	root    bool
-	release string // of the kernel
-	rows    []capability
-	chosen  loader.Capture // the way of capture that works, CaptureAny if none does
+	ctx    context.Context // ends between two attempts
+	config *config.Config
+	forced loader.Capture
+	held   privilege.Set // capabilities
+	// namespace is weft's user namespace if that makes them worthless, else "".
+	namespace string
+	refused   string // capabilities without which nothing is tried, "" if there are none
+	release   string // of the kernel
+	rows      []capability
+	chosen    loader.Capture // the way of capture that works, CaptureAny if none does
 	// injection is what injectionRow found, nil if it found no working path.
 	injection *loader.Injection
 }
@@ -186,13 +193,15 @@ func (e *examination) run() (*diagnosis, error) {
 	e.release = unix.ByteSliceToString(uname.Release[:])
 	steps := []func() capability{
 		func() capability { return kernelRow(e.release, machine) },
-		e.rootRow, pidNamespaceRow, btfRow,
-		e.bpfRow, e.ringRow, e.tracepointBTFRow,
 	}
+	for _, use := range privilege.Uses() {
+		steps = append(steps, func() capability { return e.privilegeRow(use) })
+	}
+	steps = append(steps, pidNamespaceRow, btfRow, e.bpfRow, e.ringRow, e.tracepointBTFRow)
 	for _, way := range captureWays {
 		steps = append(steps, func() capability { return e.wayRow(way) })
 	}
-	steps = append(steps, e.captureRow, e.memlockRow, e.cgroupRow, e.sockOpsRow, e.skMsgRow, e.injectionRow, e.livenessRow, e.lockdownRow, e.uprobeRow, e.pidfdRow, e.kubernetesRow)
+	steps = append(steps, e.captureRow, e.memlockRow, e.cgroupRow, e.sockOpsRow, e.skMsgRow, e.injectionRow, e.livenessRow, e.lockdownRow, e.uprobeRow, e.pidfdRow, bpfFileSystemRow, e.kubernetesRow)
 	for _, step := range steps {
 		if e.ctx.Err() != nil {
 			return nil, errors.New("doctor: interrupted; nothing is left behind")
@@ -239,5 +248,5 @@ func (d *diagnosis) sentence() string {
 	case nothing:
 		return fmt.Sprintf("weft cannot run here (%s: %s)", decided.Name, decided.Why)
 	}
-	return "not decided: run as root"
+	return "not decided: " + runAsRoot
 }

@@ -9,20 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/internal/privilege"
 	"weft/loader"
 	"weft/loader/probe"
 )
 
 // captureWays are the ways of capture in the order in which tracing tries them.
 var captureWays = []loader.Capture{loader.CaptureFentry, loader.CaptureKprobe, loader.CaptureTracepoint}
-
-// initialPIDNamespace is the inode of the host's PID namespace (PROC_PID_INIT_INO).
-const initialPIDNamespace = "pid:[4026531836]"
-
-const (
-	needsRoot = "needs root"
-	runAsRoot = "run `weft doctor` as root"
-)
 
 // row is ok for a nil error and missing otherwise.
 func row(name, works string, err error, effect, mend string) capability {
@@ -41,8 +34,8 @@ func oneLine(err error) string {
 
 // blocked is the unknown row of a capability that cannot be tried, if so.
 func (e *examination) blocked(name string, needs ...string) (capability, bool) {
-	if !e.root {
-		return capability{Name: name, State: stateUnknown, Why: needsRoot, Mend: runAsRoot}, true
+	if e.refused != "" {
+		return capability{Name: name, State: stateUnknown, Why: "not tried without " + e.refused, Mend: runAsRoot}, true
 	}
 	for _, need := range append([]string{capBPF}, needs...) {
 		if c := e.found(need); c.State == stateMissing || c.State == stateUnknown {
@@ -50,6 +43,16 @@ func (e *examination) blocked(name string, needs ...string) (capability, bool) {
 		}
 	}
 	return capability{}, false
+}
+
+// mend is how to mend the row of an attempt for which a capability is needed.
+func (e *examination) mend(needed privilege.Capability, otherwise string) string {
+	for _, use := range privilege.Lacking(e.held) {
+		if use.Capability == needed {
+			return "grant " + needed.String()
+		}
+	}
+	return otherwise
 }
 
 // found is the row of that name; one not tried yet has no state.
@@ -65,9 +68,8 @@ func (e *examination) found(name string) capability {
 // kernelRow only informs: what works is found by trying.
 func kernelRow(release, machine string) capability {
 	c := capability{Name: "kernel", State: stateOK, Why: release + " " + machine}
-	if before(release, 5, 10) {
-		c.State, c.Why = stateDegraded, c.Why+", older than 5.10"
-		c.Effect, c.Mend = "never tested on this kernel", "use Linux 5.10 or later"
+	if old := kernelTooOld(release); old != nil {
+		c.State, c.Why, c.Effect, c.Mend = stateDegraded, old.why, old.effect, old.mend
 	}
 	return c
 }
@@ -82,32 +84,11 @@ func before(release string, major, minor int) bool {
 	return a < major || a == major && b < minor
 }
 
-func (e *examination) rootRow() capability {
-	if e.root {
-		return capability{Name: "root", State: stateOK, Why: "effective user 0"}
-	}
-	return capability{Name: "root", State: stateMissing, Why: fmt.Sprintf("effective user %d", os.Geteuid()),
-		Effect: "`weft run` and `weft exec` refuse to start; what needs root is not tried here",
-		Mend:   "sudo weft doctor"}
-}
-
 func pidNamespaceRow() capability {
-	const name = capPIDs
-	ns, err := os.Readlink("/proc/self/ns/pid")
-	if err != nil {
-		return row(name, "", fmt.Errorf("read PID namespace: %w", err), "processes cannot be selected", "mount /proc")
+	if c := pidNamespace(); c != nil {
+		return capability{Name: capPIDs, State: stateMissing, Why: c.why, Effect: c.effect, Mend: c.mend}
 	}
-	if ns != initialPIDNamespace {
-		return capability{Name: name, State: stateMissing, Why: "not the host's (" + ns + ")",
-			Effect: "the kernel and weft disagree on process ids: no process can be selected",
-			Mend:   "run in the host's PID namespace: hostPID: true, docker run --pid=host"}
-	}
-	self, err := os.Readlink("/proc/self")
-	if err == nil && self != fmt.Sprint(os.Getpid()) {
-		return capability{Name: name, State: stateMissing, Why: "/proc is of another PID namespace: it calls this process " + self,
-			Effect: "processes cannot be matched with what the kernel reports", Mend: "mount the host's /proc"}
-	}
-	return capability{Name: name, State: stateOK, Why: "the host's"}
+	return capability{Name: capPIDs, State: stateOK, Why: "the host's"}
 }
 
 func btfRow() capability {
@@ -140,7 +121,7 @@ func (e *examination) memlockRow() capability {
 	}
 	return capability{Name: name, State: stateDegraded,
 		Why:    fmt.Sprintf("RLIMIT_MEMLOCK is %d KiB, and this kernel charges BPF maps to it", limit>>10),
-		Effect: "maps may not fit: \"operation not permitted\" in the rows above", Mend: "ulimit -l unlimited; systemd: LimitMEMLOCK=infinity"}
+		Effect: "maps may not fit: \"operation not permitted\" in the rows above", Mend: "ulimit -l unlimited; systemd: LimitMEMLOCK=infinity; or grant CAP_SYS_RESOURCE"}
 }
 
 // memlock is RLIMIT_MEMLOCK in bytes, and whether BPF maps are charged to it, as
@@ -158,7 +139,7 @@ func (e *examination) bpfRow() capability {
 		return c
 	}
 	return row(capBPF, "programs load", probe.BPF(), "no program can be loaded",
-		"in a container: privileged, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RESOURCE and a seccomp profile that allows bpf(2); lockdown=confidentiality forbids it everywhere")
+		"in a container: a seccomp profile that allows bpf(2) and perf_event_open(2); lockdown=confidentiality forbids it everywhere")
 }
 
 func (e *examination) ringRow() capability {
@@ -259,21 +240,25 @@ func (e *examination) cgroupRow() capability {
 	return row(capCgroup, "mounted at "+mount, err, "new connections are not found: requests carry no context", "mount /proc")
 }
 
-// sockOpsRow attaches in a cgroup made for this alone, which holds no process.
+// sockOpsRow attaches in a cgroup made for this alone, which holds no process. Where
+// none can be made it takes weft's own, for a moment and a program that does nothing.
 func (e *examination) sockOpsRow() capability {
 	if c, ok := e.blocked(capSockOps, capCgroup); ok {
 		return c
 	}
 	g, err := newGroup(slog.New(slog.DiscardHandler))
-	switch {
-	case err == nil && g.dir == nil:
-		err = errors.New("no cgroup can be made below weft's own")
-	case err == nil:
+	if err == nil {
 		defer g.remove()
 		err = probe.SockOps(g.full)
 	}
-	return row(capSockOps, "attaches to a cgroup", err, "new connections are not found: requests carry no context",
-		"mount cgroup v2 writable; use a kernel with CONFIG_CGROUP_BPF=y")
+	c := row(capSockOps, "attaches to a cgroup", err, "new connections are not found: requests carry no context",
+		e.mend(privilege.NetAdmin, "mount cgroup v2; use a kernel with CONFIG_CGROUP_BPF=y"))
+	if err == nil && g.dir == nil {
+		c.State, c.Why = stateDegraded, "attaches to a cgroup; none can be made below weft's own"
+		c.Effect = "`weft exec` puts its hooks on weft's own cgroup, where programs that are not traced pay for a hook that returns at once; `weft run` loses nothing"
+		c.Mend = "mount cgroup v2 writable, and run as its owner or grant CAP_DAC_OVERRIDE"
+	}
+	return c
 }
 
 func (e *examination) skMsgRow() capability {
@@ -281,7 +266,7 @@ func (e *examination) skMsgRow() capability {
 		return c
 	}
 	return row(capSkMsg, "attaches to a sockhash", probe.SkMsg(), "requests are observed but not edited",
-		"use a kernel with CONFIG_BPF_STREAM_PARSER=y and CONFIG_NET_SOCK_MSG=y")
+		e.mend(privilege.NetAdmin, "use a kernel with CONFIG_BPF_STREAM_PARSER=y and CONFIG_NET_SOCK_MSG=y"))
 }
 
 // injectionRow puts a loopback pair through the very path that edits requests.
@@ -334,6 +319,9 @@ func (e *examination) lockdownRow() capability {
 		c.Why += "; " + said
 		return c
 	}
+	if !e.held.Has(privilege.SysAdmin) { // the kernel wants it for this helper, and hides why it refuses
+		return capability{Name: name, State: stateUnknown, Why: "not tried without CAP_SYS_ADMIN, which weft has no use for; " + said}
+	}
 	switch isRefused, err := probe.WriteUser(); {
 	case isRefused:
 		return refused
@@ -348,8 +336,12 @@ func (e *examination) uprobeRow() capability {
 	if c, ok := e.blocked(name); ok {
 		return c
 	}
+	mend := "use a kernel with CONFIG_UPROBE_EVENTS=y"
+	if !e.held.Has(privilege.SysAdmin) {
+		mend += "; those of 2025 and later want CAP_SYS_ADMIN for uprobes"
+	}
 	return row(name, "attaches to a function of this process, and runs", probe.Uprobe(),
-		"nothing in this version; Go programs stay with the socket tier", "use a kernel with CONFIG_UPROBE_EVENTS=y")
+		"nothing in this version; Go programs stay with the socket tier", mend)
 }
 
 // pidfdRow is about connections that were open before weft came.
@@ -358,11 +350,8 @@ func (e *examination) pidfdRow() capability {
 	foreign, err := probe.PidfdGetfd()
 	c := row(name, "descriptors of other processes can be duplicated", err,
 		"connections older than weft carry no context; new ones do",
-		"use Linux 5.6 or later; grant CAP_SYS_PTRACE; kernel.yama.ptrace_scope below 3")
-	switch {
-	case !e.root && (err == nil || foreign):
-		return capability{Name: name, State: stateUnknown, Why: needsRoot, Mend: runAsRoot}
-	case err == nil && !foreign:
+		e.mend(privilege.SysPtrace, "use Linux 5.6 or later; kernel.yama.ptrace_scope below 3"))
+	if err == nil && !foreign {
 		c.Why = "works on this process; no other is visible to try"
 	}
 	return c

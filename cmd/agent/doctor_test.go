@@ -16,6 +16,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"weft/internal/privilege"
 	"weft/loader"
 )
 
@@ -119,6 +120,7 @@ func TestDoctorOnPoorHosts(t *testing.T) {
 	}{
 		{"no cgroup v2", "umount -l " + mount, 0, capCgroup, []string{capSockOps, capInjection}, observes},
 		{"no BTF", "mount -t tmpfs none /sys/kernel/btf", 0, capBTF, []string{capTPBTF, capCapture, capInjection}, nothing},
+		{"user namespace", "true", syscall.CLONE_NEWUSER, "cap_bpf", []string{capBPF, capCapture, capInjection}, undecided},
 		{"PID namespace", "mount -t proc proc /proc", syscall.CLONE_NEWPID, capPIDs, []string{capInjection}, nothing},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -148,9 +150,9 @@ func TestDoctorOnPoorHosts(t *testing.T) {
 	}
 }
 
-var rowNames = []string{"kernel", "root", "pid_namespace", "btf", "bpf", "ring_buffer", "tp_btf",
+var rowNames = []string{"kernel", "cap_bpf", "cap_perfmon", "cap_net_admin", "cap_sys_ptrace", "cap_dac_read_search", "pid_namespace", "btf", "bpf", "ring_buffer", "tp_btf",
 	"capture.fentry", "capture.kprobe", "capture.tracepoint", "capture", "memlock",
-	"cgroup_v2", "sockops", "sk_msg", "injection", "liveness", "lockdown", "uprobe", "pidfd_getfd", "kubernetes"}
+	"cgroup_v2", "sockops", "sk_msg", "injection", "liveness", "lockdown", "uprobe", "pidfd_getfd", "bpf_fs", "kubernetes"}
 
 // parseDiagnosis reads --json strictly and checks what holds on every host.
 func parseDiagnosis(t *testing.T, status int, out string) map[string]capability {
@@ -192,7 +194,7 @@ func TestDoctorAsRoot(t *testing.T) {
 	status, out, stderr := weft("doctor", "--json")
 	rows := parseDiagnosis(t, status, out)
 	for name, c := range rows {
-		if strings.Contains(c.Why, needsRoot) {
+		if strings.Contains(c.Why, "not tried without CAP_") {
 			t.Errorf("%s: %q, and this is root", name, c.Why)
 		}
 		t.Logf("%-9s %s: %s", c.State, name, c.Why)
@@ -267,12 +269,18 @@ func TestDoctorAsNobody(t *testing.T) {
 		t.Errorf("exit status %d, stderr %q", status, stderr)
 	}
 	for _, name := range []string{capBPF, capRing, capTPBTF, capCapture, capSockOps, capSkMsg, capInjection, "liveness", "uprobe"} {
-		if c := rows[name]; c.State != stateUnknown || c.Why != needsRoot {
+		if c := rows[name]; c.State != stateUnknown || c.Why != "not tried without CAP_BPF and CAP_PERFMON" {
 			t.Errorf("%+v", c)
 		}
 	}
-	if rows["root"].State != stateMissing {
-		t.Errorf("%+v", rows["root"])
+	for _, use := range privilege.Uses() {
+		want := stateDegraded
+		if use.Required {
+			want = stateMissing
+		}
+		if c := rows[strings.ToLower(use.Capability.String())]; c.State != want || c.Effect != use.Without {
+			t.Errorf("%+v", c)
+		}
 	}
 	// These need no root.
 	for _, name := range []string{capPIDs, capBTF, capCgroup} {
@@ -283,7 +291,7 @@ func TestDoctorAsNobody(t *testing.T) {
 	_, text, _ := weftAsNobody(t, "doctor")
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	last := lines[len(lines)-1]
-	if v, _ := decide(slices.Collect(values(rows))); v == undecided && last != "not decided: run as root" {
+	if v, _ := decide(slices.Collect(values(rows))); v == undecided && last != "not decided: "+runAsRoot {
 		t.Errorf("last line %q", last)
 	}
 }
@@ -331,10 +339,10 @@ func TestVerdict(t *testing.T) {
 		{"no BTF", map[string]state{capBTF: stateMissing, capTPBTF: stateUnknown, capCapture: stateUnknown}, nothing, 2, capBTF},
 		{"bpf(2) refused", map[string]state{capBPF: stateMissing, capRing: stateUnknown, capCapture: stateUnknown, capInjection: stateUnknown}, nothing, 2, capBPF},
 		{"other PID namespace", map[string]state{capPIDs: stateMissing}, nothing, 2, capPIDs},
-		{"no root", map[string]state{"root": stateMissing, capBPF: stateUnknown, capRing: stateUnknown, capTPBTF: stateUnknown,
+		{"no root", map[string]state{"cap_bpf": stateMissing, capBPF: stateUnknown, capRing: stateUnknown, capTPBTF: stateUnknown,
 			capCapture: stateUnknown, capSockOps: stateUnknown, capSkMsg: stateUnknown, capInjection: stateUnknown}, undecided, 2, capBPF},
-		{"no root, no BTF", map[string]state{"root": stateMissing, capBTF: stateMissing, capBPF: stateUnknown}, nothing, 2, capBTF},
-		{"no root, no cgroup v2", map[string]state{"root": stateMissing, capCgroup: stateMissing, capBPF: stateUnknown}, undecided, 2, capBPF},
+		{"no root, no BTF", map[string]state{"cap_bpf": stateMissing, capBTF: stateMissing, capBPF: stateUnknown}, nothing, 2, capBTF},
+		{"no root, no cgroup v2", map[string]state{"cap_bpf": stateMissing, capCgroup: stateMissing, capBPF: stateUnknown}, undecided, 2, capBPF},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := diagnosis{Kernel: "k", Capabilities: rowsWith(c.states)}

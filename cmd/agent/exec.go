@@ -48,13 +48,14 @@ func (e *execCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		return notFound(command[0], err)
 	}
-	if err := requireRoot("exec"); err != nil {
+	if err := requirePrivilege("exec"); err != nil {
 		return err
 	}
 	if os.Getenv("WEFT_LOG_LEVEL") == "" && e.Config == "" {
 		c.Log.Level = slogWarn // the command's own output is what matters here
 	}
 	log := newLogger(s.err, c.Log)
+	logConditions(ctx, log, slog.LevelInfo) // its own children weft sees without most of them
 	stats := selfstats.New()
 	sinks, err := e.sinks(c, stats, s)
 	if err != nil {
@@ -213,7 +214,7 @@ func newGroup(log *slog.Logger) (*group, error) {
 		// does as well: programs there that are not selected pay for a hook
 		// that returns at once.
 		log.Warn("the command gets no cgroup of its own; hooks are put on weft's", "cgroup", own, "err", err)
-		return &group{path: own}, nil
+		return &group{path: own, full: filepath.Join(mount, own)}, nil
 	}
 	if g.dir, err = os.Open(g.full); err != nil {
 		return &group{}, fmt.Errorf("open the command's cgroup: %w", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/internal/config"
+	"weft/internal/privilege"
 	"weft/loader"
 )
 
@@ -212,8 +213,12 @@ func attachTo(c *config.Config, p *loader.Inspection) attachView {
 	if err == nil {
 		v.SockOps = filepath.Join(mount, p.Cgroup)
 	}
-	if os.Geteuid() != 0 {
-		v.Why = "capture and injection are not tried: needs root"
+	held, heldErr := privilege.Effective()
+	if heldErr == nil {
+		heldErr = privilege.Require(held, privilege.UserNamespace())
+	}
+	if heldErr != nil {
+		v.Why = "capture and injection are not tried: " + heldErr.Error()
 		return v
 	}
 	ways := captureWays

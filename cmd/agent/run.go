@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"weft/export"
@@ -24,10 +25,11 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 	if err := c.RequireTargets(); err != nil {
 		return usage(err)
 	}
-	if err := requireRoot("run"); err != nil {
+	if err := requirePrivilege("run"); err != nil {
 		return err
 	}
 	log := newLogger(s.err, c.Log)
+	logConditions(ctx, log, slog.LevelWarn)
 	stats := selfstats.New()
 	sinks, err := otlpSinks(c, stats, s, "")
 	if err != nil {
