@@ -153,13 +153,14 @@ type Row struct {
 // given to Register joins the summary by using one of them.
 var lossSuffixes = []string{
 	"dropped_total", "lost_total", "refused_total", "skipped_total", "failed_total", "errors_total",
+	"missed_runs_total",
 }
 
 // Summary returns every non-zero counter that counts a loss, its own and those
 // of registered collectors, sorted by name: counters named weft_… ending in
-// dropped_total, lost_total, refused_total, skipped_total, failed_total or
-// errors_total. Rows that could be read are returned together with the error
-// of those that could not.
+// dropped_total, lost_total, refused_total, skipped_total, failed_total,
+// errors_total or missed_runs_total. Rows that could be read are returned
+// together with the error of those that could not.
 func (s *Stats) Summary() ([]Row, error) {
 	families, err := s.registry.Gather()
 	if err != nil {
