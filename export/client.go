@@ -72,10 +72,8 @@ func newGRPCClient(s *OTLPSettings) otlptrace.Client {
 			Backoff: reconnect, MinConnectTimeout: s.Timeout,
 		})),
 	}
-	if s.Gzip {
+	if s.Gzip { // there is no option for none, which is what the client does without
 		opts = append(opts, otlptracegrpc.WithCompressor("gzip"))
-	} else {
-		opts = append(opts, otlptracegrpc.WithCompressor(""))
 	}
 	if s.TLS != nil {
 		opts = append(opts, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(s.TLS)))

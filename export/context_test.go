@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"weft/internal/event"
 	"weft/internal/selfstats"
 )
@@ -37,7 +35,7 @@ func TestTraceStateAndLinkOTLP(t *testing.T) {
 	const hasRemote, remote = 0x100, 0x200
 
 	all := carried()
-	root, call := c.span(all[0], shared{}), c.span(all[1], shared{})
+	root, call := encodedSpan(t, c, all[0]), encodedSpan(t, c, all[1])
 	if root.TraceState != "" || call.TraceState != "ot=th:8;rv:9b8233f7e3a151,dd=s:1" {
 		t.Errorf("trace_state %q and %q", root.TraceState, call.TraceState)
 	}
@@ -84,10 +82,11 @@ func TestCarriedBrokenUTF8CanBeSent(t *testing.T) {
 	s := carried()[1]
 	s.TraceState = "a=\xff"
 	s.Baggage = []event.Member{{Key: "k\xfe", Value: "v\xfd"}}
-	for _, group := range testConverter(t).ResourceSpans([]*event.Span{s}) {
-		if _, err := proto.Marshal(group); err != nil {
-			t.Fatal(err)
-		}
+	const mended = "\uFFFD"
+	got := encodedSpan(t, testConverter(t), s)
+	last := got.Attributes[len(got.Attributes)-1]
+	if got.TraceState != "a="+mended || last.Key != "k"+mended || last.Value.GetStringValue() != "v"+mended {
+		t.Errorf("trace_state %q, attribute %v", got.TraceState, last)
 	}
 }
 

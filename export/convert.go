@@ -8,12 +8,11 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
-	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"weft/internal/event"
@@ -62,64 +61,6 @@ func NewConverter(o ConverterOptions) (*Converter, error) {
 		base:    base,
 		methods: knownMethods(os.Getenv("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS")),
 	}, nil
-}
-
-// ResourceSpans groups spans by process, in order of first appearance.
-func (c *Converter) ResourceSpans(spans []*event.Span) []*tracepb.ResourceSpans {
-	type group struct {
-		process *event.Process
-		pid     uint32
-	}
-	var out []*tracepb.ResourceSpans
-	index := make(map[group]*tracepb.ScopeSpans, 8)
-	messages := make(shared, 64)
-	for _, s := range spans {
-		g := group{s.Process, s.PID}
-		scope, ok := index[g]
-		if !ok {
-			scope = &tracepb.ScopeSpans{
-				Scope:     &commonpb.InstrumentationScope{Name: scopeName, Version: c.version},
-				SchemaUrl: semconv.SchemaURL,
-			}
-			index[g] = scope
-			out = append(out, &tracepb.ResourceSpans{
-				Resource:   &resourcepb.Resource{Attributes: messages.keyValues(c.resource(s))},
-				ScopeSpans: []*tracepb.ScopeSpans{scope},
-				SchemaUrl:  semconv.SchemaURL,
-			})
-		}
-		scope.Spans = append(scope.Spans, c.span(s, messages))
-	}
-	return out
-}
-
-func (c *Converter) span(s *event.Span, messages shared) *tracepb.Span {
-	out := &tracepb.Span{
-		TraceId:           s.TraceID[:],
-		SpanId:            s.SpanID[:],
-		TraceState:        validText(s.TraceState),
-		Flags:             spanFlags(s),
-		Name:              c.spanName(s),
-		Kind:              kind(s.Role),
-		StartTimeUnixNano: nanos(s.Start),
-		EndTimeUnixNano:   nanos(s.Response.End),
-		Attributes:        messages.keyValues(c.attributes(s)),
-	}
-	if s.ParentID != (event.SpanID{}) {
-		out.ParentSpanId = s.ParentID[:]
-	}
-	if hasLink(s) {
-		out.Links = []*tracepb.Span_Link{{
-			TraceId:    s.Link.TraceID[:],
-			SpanId:     s.Link.SpanID[:],
-			Flags:      uint32(s.Link.Flags) | isRemote,
-			Attributes: messages.keyValues(linkAttributes(s)),
-		}}
-	}
-	if e := s.ErrorType(); e != "" {
-		out.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: errorText(e)}
-	}
-	return out
 }
 
 // OTLP flags above the W3C byte: whether it is known that a context came from
@@ -206,47 +147,11 @@ func serviceName(p *event.Process) string {
 	return unknownService
 }
 
-// shared hands out one message for equal attributes of a batch: most of a span's
-// are those of its neighbours (method, status, peer, rule), and building them
-// anew was the larger part of the conversion. Messages are only read.
-type shared map[attribute.KeyValue]*commonpb.KeyValue
-
-func (m shared) keyValues(kv []attribute.KeyValue) []*commonpb.KeyValue {
-	out := make([]*commonpb.KeyValue, len(kv))
-	for i, a := range kv {
-		message, ok := m[a]
-		if !ok {
-			message = keyValue(a)
-			m[a] = message
-		}
-		out[i] = message
-	}
-	return out
-}
-
-// keyValue allocates the three messages of an attribute at once.
-func keyValue(a attribute.KeyValue) *commonpb.KeyValue {
-	var all struct {
-		pair  commonpb.KeyValue
-		value commonpb.AnyValue
-	}
-	message := &all
-	setValue(&message.value, a.Value)
-	message.pair.Key, message.pair.Value = validText(string(a.Key)), &message.value
-	return &message.pair
-}
-
-func setValue(out *commonpb.AnyValue, v attribute.Value) {
-	switch v.Type() {
-	case attribute.INT64:
-		out.Value = &commonpb.AnyValue_IntValue{IntValue: v.AsInt64()}
-	case attribute.BOOL:
-		out.Value = &commonpb.AnyValue_BoolValue{BoolValue: v.AsBool()}
-	default: // everything else weft makes is text
-		out.Value = &commonpb.AnyValue_StringValue{StringValue: validText(v.AsString())}
-	}
-}
-
 // validText mends text that is not UTF-8, which protobuf refuses: bytes off the
 // wire, file names and environments may hold any.
-func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+func validText(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

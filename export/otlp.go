@@ -25,7 +25,7 @@ const (
 // end, and new ones are dropped and counted once the queue is full.
 type OTLP struct {
 	settings *OTLPSettings
-	convert  *Converter
+	encode   *Encoder // used by the sender alone
 	client   otlptrace.Client
 	judge    func(error) verdict
 	log      *slog.Logger
@@ -73,7 +73,7 @@ func NewOTLP(settings *OTLPSettings, convert *Converter, stats *selfstats.Stats,
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &OTLP{
 		settings: settings,
-		convert:  convert,
+		encode:   NewEncoder(convert),
 		client:   client,
 		judge:    judge,
 		log:      log.With("exporter", settings.String()),
@@ -224,7 +224,7 @@ func (o *OTLP) settle() {
 // deliver tries until the receiver took or refused the batch. It returns false
 // when Close ran out of time; the batch is then still held.
 func (o *OTLP) deliver(batch []*event.Span) bool {
-	resourceSpans := o.convert.ResourceSpans(batch)
+	resourceSpans := o.encode.ResourceSpans(batch)
 	pause := &backoff.ExponentialBackOff{
 		InitialInterval:     minBackoff,
 		RandomizationFactor: 0.3,

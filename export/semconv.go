@@ -1,6 +1,7 @@
 package export
 
 import (
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,15 +57,54 @@ func (c *Converter) spanName(s *event.Span) string {
 	return "HTTP"
 }
 
+// texts keeps texts made of numbers for the spans that follow: a connection has
+// the same peer for all its requests. The zero value is empty; nil keeps nothing.
+type texts struct{ addresses map[netip.Addr]string }
+
+// keptAddresses bounds texts; peers are far fewer, as a rule.
+const keptAddresses = 4096
+
+// address is address(a), kept.
+func (t *texts) address(a netip.AddrPort) (string, int) {
+	if t == nil || !a.Addr().IsValid() {
+		return address(a)
+	}
+	if text, ok := t.addresses[a.Addr()]; ok {
+		return text, int(a.Port())
+	}
+	if t.addresses == nil || len(t.addresses) >= keptAddresses {
+		t.addresses = map[netip.Addr]string{}
+	}
+	text, port := address(a)
+	t.addresses[a.Addr()] = text
+	return text, port
+}
+
+var protocolVersions = [...]string{"1.0", "1.1"}
+
+func protocolVersion(minor uint8) string {
+	if int(minor) < len(protocolVersions) {
+		return protocolVersions[minor]
+	}
+	return "1." + strconv.Itoa(int(minor))
+}
+
 // attributes returns the span's attributes by the stable HTTP conventions, in
 // a fixed order, and after them the baggage members chosen to be attributes.
 func (c *Converter) attributes(s *event.Span) []attribute.KeyValue {
+	return c.appendAttributes(make([]attribute.KeyValue, 0, 20), s, nil)
+}
+
+// appendAttributes appends what attributes returns to kv, which is empty.
+func (c *Converter) appendAttributes(kv []attribute.KeyValue, s *event.Span, kept *texts) []attribute.KeyValue {
 	t := parseTarget(s.Method, s.Target)
-	host, port := serverOf(&s.Request, t)
-	peer, peerPort := address(s.Remote)
+	peer, peerPort := kept.address(s.Remote)
+	host, port := hostOf(&s.Request, t)
+	if host == "" {
+		host, port = kept.address(serverEnd(&s.Request))
+	}
 	client := s.Role == event.RoleClient
 
-	kv := make([]attribute.KeyValue, 0, 20)
 	text := func(k attribute.Key, v string) {
 		if v != "" {
 			kv = append(kv, k.String(v))
@@ -82,12 +122,18 @@ func (c *Converter) attributes(s *event.Span) []attribute.KeyValue {
 		text(semconv.HTTPRequestMethodKey, methodOther)
 		text(semconv.HTTPRequestMethodOriginalKey, s.Method)
 	}
+	// The conventions want url.full of clients and its parts of servers, and
+	// not the one beside the other. CONNECT and OPTIONS * have no whole.
+	full := ""
 	if client {
-		text(semconv.URLFullKey, t.full(host, port))
+		full = t.full(host, port)
+		text(semconv.URLFullKey, full)
 	}
-	text(semconv.URLSchemeKey, t.scheme)
-	text(semconv.URLPathKey, t.path)
-	text(semconv.URLQueryKey, t.query)
+	if full == "" {
+		text(semconv.URLSchemeKey, t.scheme)
+		text(semconv.URLPathKey, t.path)
+		text(semconv.URLQueryKey, t.query)
+	}
 	text(semconv.ServerAddressKey, host)
 	number(semconv.ServerPortKey, port)
 	if !client {
@@ -95,7 +141,7 @@ func (c *Converter) attributes(s *event.Span) []attribute.KeyValue {
 	}
 	text(semconv.NetworkPeerAddressKey, peer)
 	number(semconv.NetworkPeerPortKey, peerPort)
-	text(semconv.NetworkProtocolVersionKey, "1."+strconv.Itoa(int(s.HTTPMinor)))
+	text(semconv.NetworkProtocolVersionKey, protocolVersion(s.HTTPMinor))
 	number(semconv.HTTPResponseStatusCodeKey, s.Response.Status)
 	text(semconv.ErrorTypeKey, s.ErrorType())
 	if s.Response.Reason != event.EndLost {

@@ -47,7 +47,7 @@ type OTLPOptions struct {
 	CertFile    string            // PEM, client certificate, needs KeyFile
 	KeyFile     string            // PEM
 	Timeout     time.Duration     // of one request
-	Compression string            // gzip (default) or none
+	Compression string            // gzip or none (default, as the specification has it)
 	QueueSize   int               // spans kept while the receiver is away
 	BatchSize   int               // spans per request
 	Delay       time.Duration     // longest wait for a batch to fill
@@ -342,9 +342,9 @@ func validHeader(name string) bool {
 func gzipOn(config string) (bool, error) {
 	v := setting("COMPRESSION", "export.otlp compression", config)
 	switch v.text {
-	case "gzip", "":
+	case "gzip":
 		return true, nil
-	case "none":
+	case "none", "":
 		return false, nil
 	}
 	return false, fmt.Errorf("%s: unknown compression %q; use gzip or none", v.name, v.text)

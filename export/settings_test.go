@@ -38,11 +38,11 @@ func TestResolveOTLP(t *testing.T) {
 		"scheme wins over insecure": {env: map[string]string{p + "ENDPOINT": "https://b:2", p + "INSECURE": "true"}, want: "grpc https://b:2", tls: true},
 		"config made secure":        {options: OTLPOptions{Endpoint: "a:1"}, env: map[string]string{p + "TRACES_INSECURE": "false"}, want: "grpc https://a:1", tls: true},
 		"defaults": {options: OTLPOptions{Endpoint: "a:1"}, want: "grpc http://a:1", check: func(s *OTLPSettings) string {
-			return differs(s, "10s 1s 16384 512 true map[]")
+			return differs(s, "10s 1s 16384 512 false map[]")
 		}},
 		"configured": {
-			options: OTLPOptions{Endpoint: "a:1", Timeout: time.Second, Delay: time.Minute, QueueSize: 9, BatchSize: 99, Compression: "none", Headers: map[string]string{"A": "1"}},
-			want:    "grpc http://a:1", check: func(s *OTLPSettings) string { return differs(s, "1s 1m0s 9 9 false map[a:1]") },
+			options: OTLPOptions{Endpoint: "a:1", Timeout: time.Second, Delay: time.Minute, QueueSize: 9, BatchSize: 99, Compression: "gzip", Headers: map[string]string{"A": "1"}},
+			want:    "grpc http://a:1", check: func(s *OTLPSettings) string { return differs(s, "1s 1m0s 9 9 true map[a:1]") },
 		},
 		"all by environment": {
 			options: OTLPOptions{Endpoint: "a:1", Timeout: time.Second, Delay: time.Minute, QueueSize: 9, BatchSize: 9, Compression: "gzip", Headers: map[string]string{"A": "1", "B": "2"}},
@@ -51,6 +51,10 @@ func TestResolveOTLP(t *testing.T) {
 				"OTEL_BSP_SCHEDULE_DELAY": "40", "OTEL_BSP_MAX_QUEUE_SIZE": "77", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "7",
 			},
 			want: "grpc http://a:1", check: func(s *OTLPSettings) string { return differs(s, "250ms 40ms 77 7 false map[a:1 b:x,y c:=z]") },
+		},
+		"compression of traces": {
+			env:  map[string]string{p + "ENDPOINT": "http://a:1", p + "COMPRESSION": "none", p + "TRACES_COMPRESSION": "gzip"},
+			want: "grpc http://a:1", check: func(s *OTLPSettings) string { return differs(s, "10s 1s 16384 512 true map[]") },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

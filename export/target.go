@@ -171,21 +171,30 @@ const hostMax = 128
 // serverOf returns the logical server of the exchange: from the target, else
 // from the Host header, else the address of the connection.
 func serverOf(r *event.Request, t target) (host string, port int) {
+	if host, port = hostOf(r, t); host != "" {
+		return host, port
+	}
+	return address(serverEnd(r))
+}
+
+// hostOf is the server that the request names, "" for none.
+func hostOf(r *event.Request, t target) (host string, port int) {
 	host, port = t.host, t.port
 	if host == "" && r.Host != "" && len(r.Host) < hostMax {
 		host, port = splitHostPort(r.Host)
 	}
-	if host != "" {
-		if port == 0 && r.Method != http.MethodConnect {
-			port = defaultPort(t.scheme)
-		}
-		return host, port
+	if host != "" && port == 0 && r.Method != http.MethodConnect {
+		port = defaultPort(t.scheme)
 	}
-	end := r.Remote
+	return host, port
+}
+
+// serverEnd is the server's end of the connection.
+func serverEnd(r *event.Request) netip.AddrPort {
 	if r.Role == event.RoleServer {
-		end = r.Local
+		return r.Local
 	}
-	return address(end)
+	return r.Remote
 }
 
 // address returns the text of an address, v4-mapped ones as IPv4; "" and 0

@@ -16,6 +16,7 @@ import (
 
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"weft/correlate"
 	"weft/export"
@@ -83,7 +84,15 @@ func (r Result) render(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := protojson.Marshal(&tracepb.TracesData{ResourceSpans: convert.ResourceSpans(r.Spans)})
+	sent, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: export.NewEncoder(convert).ResourceSpans(r.Spans)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received tracepb.TracesData
+	if err := proto.Unmarshal(sent, &received); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := protojson.Marshal(&received)
 	if err != nil {
 		t.Fatal(err)
 	}
