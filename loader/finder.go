@@ -34,6 +34,7 @@ type finder struct {
 	children bool // FollowChildren is in force: descendants stay selected across exec
 	started  time.Time
 	warned   bool
+	hidden   hidden
 	seen     map[string]bool // executables looked at, for the warning that nothing matched
 }
 
@@ -54,7 +55,8 @@ const maxSeen = 24
 
 func newFinder(o Options, targets *ebpf.Map, inject *injector) *finder {
 	return &finder{log: o.Log, selector: o.Selector, around: o.Attributes, targets: targets, inject: inject, failed: o.failed,
-		sampling: o.Sampling, services: services{}, tracked: map[uint32]*tracked{}, seen: map[string]bool{}, started: time.Now()}
+		sampling: o.Sampling, services: services{}, tracked: map[uint32]*tracked{}, seen: map[string]bool{}, started: time.Now(),
+		hidden: hidden{lacks: lacking()}}
 }
 
 func (f *finder) selected() int { return int(f.count.Load()) }
@@ -75,6 +77,7 @@ func (f *finder) scan(h Handler) error {
 		}
 		f.look(h, uint32(p.PID), 0, namespaces)
 	}
+	f.hidden.tell(f.log)
 	return nil
 }
 
@@ -111,14 +114,17 @@ func (f *finder) process(h Handler, r ProcessRecord) {
 // look matches one process and selects, keeps or drops it. start is the kernel's,
 // 0 when only /proc knows it.
 func (f *finder) look(h Handler, pid uint32, start uint64, namespaces map[string]map[uint64]uint16) {
+	was := f.tracked[pid]
 	p, err := readProcess(pid)
 	if err != nil {
+		if f.unread(pid, err) && was != nil && !f.children {
+			f.unselect(pid) // what it has become, nobody selected
+		}
 		return // a kernel thread, or gone: its exit record, if any, cleans up
 	}
 	if !f.warned && len(f.seen) < maxSeen {
 		f.seen[p.exe] = true
 	}
-	was := f.tracked[pid]
 	if was != nil {
 		start = was.start
 	} else if start == 0 {
@@ -136,7 +142,9 @@ func (f *finder) look(h Handler, pid uint32, start uint64, namespaces map[string
 	}
 	c := Candidate{PID: pid, Exe: p.exe, Args: joinArgs(p.args), Cgroup: p.cgroup}
 	if f.selector.NeedsPorts() {
-		c.Ports = listeningPorts(pid, namespaces)
+		if c.Ports, err = listeningPorts(pid, namespaces); err != nil {
+			f.unread(pid, err)
+		}
 	}
 	service, ok := f.selector.Select(c)
 	if !ok {
@@ -252,7 +260,9 @@ func (f *finder) forked(h Handler, r ProcessRecord) {
 	if f.selector != nil {
 		c := Candidate{PID: r.PID, Exe: p.exe, Args: joinArgs(p.args), Cgroup: p.cgroup}
 		if f.selector.NeedsPorts() {
-			c.Ports = listeningPorts(r.PID, nil)
+			if c.Ports, err = listeningPorts(r.PID, nil); err != nil {
+				f.unread(r.PID, err)
+			}
 		}
 		var ok bool
 		service, ok = f.selector.Select(c)

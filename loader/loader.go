@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/event"
+	"weft/internal/privilege"
 )
 
 // Loader is weft's presence in the kernel.
@@ -86,7 +87,7 @@ func loadInjecting(o *Options) (*collection, string, error) {
 		coll, err := loadAny(*o)
 		return coll, "propagation.inject is empty", err
 	}
-	if _, err := Cgroup2Mount(); err != nil {
+	if err := mayInject(); err != nil {
 		o.failed.add(attachSkMsg, err)
 		o.Policy.Inject = 0
 		coll, lerr := loadAny(*o)
@@ -108,6 +109,24 @@ func loadInjecting(o *Options) (*collection, string, error) {
 	o.failed.add(attachSkMsg, err)
 	o.Log.Warn("requests are observed but not edited", "why", err)
 	return coll, err.Error(), nil
+}
+
+// errNoNetAdmin is EPERM to who counts failures.
+var errNoNetAdmin = fmt.Errorf("CAP_NET_ADMIN is missing, which editing requests takes: %w", unix.EPERM)
+
+// mayInject tells of what forbids it without a look at the kernel.
+func mayInject() error {
+	held, err := privilege.Effective()
+	if err != nil {
+		return err
+	}
+	for _, use := range privilege.Lacking(held) {
+		if use.Capability == privilege.NetAdmin {
+			return errNoNetAdmin
+		}
+	}
+	_, err = Cgroup2Mount()
+	return err
 }
 
 // startInjecting attaches the sk_msg program and puts it through the self-test;
@@ -161,6 +180,9 @@ func (l *Loader) Observing() string { return l.observing }
 func (l *Loader) Ready() (bool, string) {
 	if why := l.ready.Load(); why != nil {
 		return false, *why
+	}
+	if why := l.finder.hidden.unready(); why != "" {
+		return false, why
 	}
 	return true, ""
 }

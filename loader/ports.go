@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,27 +62,28 @@ func sockets(pid uint32) (map[int]uint64, error) {
 }
 
 // listeningPorts are the ports a process listens on. byNamespace caches
-// listeners per network namespace for one scan; nil reads afresh.
-func listeningPorts(pid uint32, byNamespace map[string]map[uint64]uint16) []uint16 {
+// listeners per network namespace for one scan; nil reads afresh. An error wraps
+// os.ErrPermission if the process is kept from weft; one that is gone has none.
+func listeningPorts(pid uint32, byNamespace map[string]map[uint64]uint16) ([]uint16, error) {
 	ns, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(int(pid)), "ns/net"))
 	if err != nil {
-		return nil
+		return nil, ifRefused(err)
 	}
 	inodes, ok := byNamespace[ns]
 	if !ok {
 		if inodes, err = listeners(pid); err != nil {
-			return nil
+			return nil, ifRefused(err)
 		}
 		if byNamespace != nil {
 			byNamespace[ns] = inodes
 		}
 	}
 	if len(inodes) == 0 {
-		return nil
+		return nil, nil
 	}
 	fds, err := sockets(pid)
 	if err != nil {
-		return nil
+		return nil, ifRefused(err)
 	}
 	var ports []uint16
 	for _, inode := range fds {
@@ -89,5 +91,12 @@ func listeningPorts(pid uint32, byNamespace map[string]map[uint64]uint16) []uint
 			ports = append(ports, port)
 		}
 	}
-	return ports
+	return ports, nil
+}
+
+func ifRefused(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	return nil
 }

@@ -95,6 +95,9 @@ func load(o Options, capture Capture) (*collection, error) {
 			delete(spec.Programs, name)
 		}
 	}
+	if !o.injects() {
+		delete(spec.Maps, "sockets") // to create one takes CAP_NET_ADMIN, which observing does not need
+	}
 	if capture == CaptureKprobe {
 		// Before 6.1 kprobe programs want preallocated maps; the kernel log
 		// says so loudly (e679654a704e).
