@@ -71,7 +71,11 @@ type WeftConn struct {
 	Trust          uint8
 	Slot           uint16
 	Egress         uint8
-	Pad            [5]uint8
+	Pad            [1]uint8
+	LocalPort      uint16
+	RemotePort     uint16
+	LocalAddr      [16]uint8
+	RemoteAddr     [16]uint8
 	Pending        [8]struct {
 		_           structs.HostLayout
 		SpanId      uint64
@@ -113,6 +117,8 @@ type WeftConn struct {
 		_       structs.HostLayout
 		NextSeq uint32
 		Fed     uint32
+		At      uint32
+		Held    uint32
 		Cursor  struct {
 			_      structs.HostLayout
 			Where  uint64
@@ -159,7 +165,7 @@ type WeftConn struct {
 			Ended        uint8
 			Pad          [3]uint8
 		}
-		Window [128]uint8
+		Window [384]uint8
 	}
 	Head [2]struct {
 		_                structs.HostLayout

@@ -355,9 +355,7 @@ int weft_msg(struct sk_msg_md *ctx)
 		count(WEFT_COUNT_REFUSED_EXPIRED);
 		return SK_PASS;
 	}
-	if (!weft_open(key, DIR_TX, 0, 1))
-		return SK_PASS;
-	c = conn_of(key);
+	c = conn_open(key, DIR_TX, 0, true);
 	if (!c)
 		return SK_PASS;
 	if (c->state == CONN_UNSYNCED) {

@@ -34,6 +34,11 @@ enum conn_state {
 	CONN_HANDSOFF = 3, /* not HTTP/1, or no longer: never looked at again */
 };
 
+/* Bytes read at once for the parser, which takes them HTTP1_WINDOW at a time; a
+ * power of two. */
+#define READ_AHEAD 256
+_Static_assert((READ_AHEAD & (READ_AHEAD - 1)) == 0, "offsets into the window are masked");
+
 /* Unanswered requests followed per connection; a power of two. */
 #define PIPELINE_MAX 8
 
@@ -63,10 +68,14 @@ struct cursor {
 struct direction {
 	u32 next_seq; /* sequence number of the next byte expected here */
 	u32 fed;      /* bytes parsed of the stretch at hand */
+	u32 at;	      /* the next of them in the window */
+	u32 held;     /* bytes there from `at` on */
 	struct cursor cursor;
 	struct http1_parser parser;
-	u8 window[HTTP1_WINDOW]; /* the bytes being parsed: not on the stack, not per CPU
-				  * (programs may be preempted) */
+	/* The bytes being parsed: not on the stack, not per CPU (programs may be
+	 * preempted). What is behind READ_AHEAD is never filled: a step from any
+	 * place before it is shown a whole HTTP1_WINDOW. */
+	u8 window[READ_AHEAD + HTTP1_WINDOW];
 };
 
 /* What a request became; kept from its header block to its event. */
@@ -106,7 +115,11 @@ struct conn {
 	u8 trust;  /* of the peer's network: 0 not asked yet, 1 trusted, 2 not */
 	u16 slot;  /* 1 + the slot it holds; 0: none; or SLOT_DENIED (maps/slots.h) */
 	u8 egress; /* 1 + the egress rule for the peer; 0: not asked yet; 255: none */
-	u8 pad[5];
+	u8 pad[1];
+	u16 local_port;
+	u16 remote_port;
+	u8 local_addr[16]; /* both as the event has them */
+	u8 remote_addr[16];
 	struct pending pending[PIPELINE_MAX];
 	struct outgoing out;
 	struct direction dir[2];

@@ -21,84 +21,129 @@ enum {
 
 /* A whole head, whatever its lines. */
 #define FEED_STEPS 520
+#define STEP_TURNS 8 /* of them per call of weft_step: a usual head */
 _Static_assert(FEED_STEPS >= HTTP1_HEAD_STEPS, "a head in one piece is read in one go");
 /* Buffers and messages followed per call. */
 #define FEEDS_MAX 48
 
 /*
- * Parses the n bytes of the window. Returns bytes consumed, with FEED_SIGNAL.
- * On its own, because it is most of what the verifier has to walk: here it
- * starts from one state, whatever led to the call.
+ * Parses n bytes of the window. Returns bytes consumed, with FEED_SIGNAL. On its
+ * own, because it is most of what the verifier has to walk: here it starts from
+ * one state, whatever led to the call.
  */
 __attribute__((noinline)) int weft_parse(u64 sk, u32 dir, u32 n)
 {
 	struct conn *c = conn_of(sk);
 	struct direction *d;
-	u32 is_request;
+	u32 is_request, at;
 
 	if (!c)
 		return FEED_BUDGET;
 	d = &c->dir[dir & 1];
 	is_request = d->parser.is_request;
-	n = http1_step(&d->parser, &c->head[is_request & 1], d->window, n);
+	at = d->at;
+	WEFT_BARRIER(at);
+	at &= READ_AHEAD - 1;
+	n = http1_step(&d->parser, &c->head[is_request & 1], d->window + at, n);
 	if (d->parser.signal == HTTP1_HEAD || d->parser.signal == HTTP1_END ||
 	    d->parser.signal == HTTP1_RAW)
 		n |= FEED_SIGNAL;
 	return n;
 }
 
-/* Takes body as it comes, or reads a window and parses it. Returns bytes
- * consumed, with FEED_SIGNAL, or FEED_BUDGET. */
-__attribute__((noinline)) int weft_step(u64 sk, u64 addr, u32 len, u32 how)
+/* Reads the next bytes into the window. False: they could not be read. */
+WEFT_INLINE bool window_fill(struct direction *d, u64 addr, u32 len, u32 how)
 {
-	struct conn *c = conn_of(sk);
-	struct http1_parser *p;
-	struct direction *d;
-	u32 is_request;
-	u64 skip;
-	u32 n, r;
+	u32 n = len < READ_AHEAD ? len : READ_AHEAD;
 
-	if (!c)
-		return FEED_BUDGET;
-	d = &c->dir[how & 1];
-	p = &d->parser;
-	skip = http1_skippable(p);
+	WEFT_BARRIER(n);
+	if (n > READ_AHEAD)
+		return false;
+	if (how & HOW_KERNEL ? bpf_probe_read_kernel(d->window, n, (void *)addr) :
+			       bpf_probe_read_user(d->window, n, (void *)addr)) {
+		count(WEFT_COUNT_SKIPPED_FAULT);
+		return false;
+	}
+	d->at = 0;
+	d->held = n;
+	return true;
+}
+
+/* The first byte of a message is next. */
+WEFT_INLINE void message_begin(struct conn *c, u32 dir)
+{
+	u32 is_request = dir_is_request(c, dir);
+	struct http1_parser *p = &c->dir[dir & 1].parser;
+	u64 now = bpf_ktime_get_ns();
+
+	http1_reset(p, head_of(c, is_request), is_request);
+	if (dir == DIR_RX)
+		http1_want(p, edge_names);
+	if (is_request)
+		c->start_ns = now;
+	else
+		c->response_ns = now;
+}
+
+/*
+ * Takes body as it comes, or parses what the window holds of the len bytes at
+ * addr, which are what is left. Returns bytes consumed, with FEED_SIGNAL, or
+ * FEED_BUDGET.
+ */
+WEFT_INLINE u32 feed_step(struct conn *c, u64 sk, u64 addr, u32 len, u32 how)
+{
+	struct direction *d = &c->dir[how & 1];
+	struct http1_parser *p = &d->parser;
+	u64 skip = http1_skippable(p);
+	u32 r;
+
 	if (skip) {
 		if (skip > len)
 			skip = len;
 		http1_skip(p, skip);
-		n = skip;
-		return (n & FEED_BYTES) | (p->signal == HTTP1_END ? FEED_SIGNAL : 0);
+		d->held = 0;
+		return (skip & FEED_BYTES) | (p->signal == HTTP1_END ? FEED_SIGNAL : 0);
 	}
-	if (p->signal == HTTP1_END || !p->head_bytes) {
-		u64 now = bpf_ktime_get_ns();
-
-		is_request = dir_is_request(c, how & 1);
-		http1_reset(p, head_of(c, is_request), is_request);
-		if (!(how & 1))
-			http1_want(p, edge_names);
-		if (is_request)
-			c->start_ns = now;
-		else
-			c->response_ns = now;
-	}
-	n = len;
-	if (n > HTTP1_WINDOW)
-		n = HTTP1_WINDOW;
-	WEFT_BARRIER(n);
-	if (n > HTTP1_WINDOW)
+	if (p->signal == HTTP1_END || !p->head_bytes)
+		message_begin(c, how & 1);
+	if (!d->held && !window_fill(d, addr, len, how))
 		return FEED_BUDGET;
-	if (how & HOW_KERNEL ? bpf_probe_read_kernel(d->window, n, (void *)addr) :
-			       bpf_probe_read_user(d->window, n, (void *)addr)) {
-		count(WEFT_COUNT_SKIPPED_FAULT);
-		return FEED_BUDGET;
-	}
-	r = weft_parse(sk, how & 1, n);
+	r = weft_parse(sk, how & 1, d->held);
+	d->at += r & FEED_BYTES;
+	d->held -= r & FEED_BYTES;
 	if (p->signal == HTTP1_VALUE)
 		weft_piece(sk, how & 1);
 	else if (p->signal == HTTP1_NAME)
 		weft_name(sk, how & 1);
 	return r;
+}
+
+/* Parses on in [addr, addr + len), of which d->fed bytes are done, for STEP_TURNS
+ * at most. Returns FEED_SIGNAL, FEED_BUDGET or 0. */
+__attribute__((noinline)) int weft_step(u64 sk, u64 addr, u32 len, u32 how)
+{
+	struct conn *c = conn_of(sk);
+	struct direction *d;
+
+	if (!c)
+		return FEED_BUDGET;
+	d = &c->dir[how & 1];
+	WEFT_NOUNROLL
+	for (int i = 0; i < STEP_TURNS; i++) {
+		u32 r, pos;
+
+		WEFT_FORGET(); /* all ways through a turn meet here */
+		pos = d->fed;
+		if (pos >= len)
+			break;
+		r = feed_step(c, sk, addr + pos, len - pos, how);
+		if (r & FEED_BUDGET)
+			return FEED_BUDGET;
+		d->fed = pos + (r & FEED_BYTES);
+		if (r & FEED_SIGNAL)
+			return FEED_SIGNAL;
+	}
+	return 0;
 }
 
 /* Parses [addr, addr + len) until a boundary or for FEED_STEPS. Returns bytes
@@ -107,29 +152,26 @@ __attribute__((noinline)) int weft_feed(u64 sk, u64 addr, u32 len, u32 how)
 {
 	struct conn *c = conn_of(sk);
 	struct direction *d;
+	u32 r = 0;
 
 	if (!c)
 		return FEED_BUDGET;
 	d = &c->dir[how & 1];
 	d->fed = 0;
+	d->held = 0;
 	WEFT_NOUNROLL
-	for (int i = 0; i < FEED_STEPS; i++) {
-		u32 r, pos;
-
-		WEFT_FORGET(); /* all ways through a turn meet here */
-		pos = d->fed;
-		if (pos >= len)
+	for (int i = 0; i < FEED_STEPS / STEP_TURNS; i++) {
+		WEFT_FORGET();
+		if (d->fed >= len)
 			break;
-		r = weft_step(sk, addr + pos, len - pos, how);
+		r = weft_step(sk, addr, len, how);
 		if (r & FEED_BUDGET)
 			return FEED_BUDGET;
-		pos += r & FEED_BYTES;
-		d->fed = pos;
-		if (r & FEED_SIGNAL)
-			return (pos & FEED_BYTES) | FEED_SIGNAL;
+		if (r)
+			break;
 	}
 	WEFT_FORGET();
-	return d->fed & FEED_BYTES;
+	return (d->fed & FEED_BYTES) | (r & FEED_SIGNAL);
 }
 
 /* Accounts for bytes which passed unseen before position `start`. False: they
@@ -262,13 +304,50 @@ __attribute__((noinline)) int weft_turn(u64 sk, u64 meta)
 }
 
 /*
- * The n bytes that just moved on sk. Global: shared by every capture program.
- * The connection exists and is not hands-off.
+ * Finds or makes the connection on which this thread, of a selected process, has
+ * just moved n bytes. by_msg: asked by the sk_msg program, before the bytes are
+ * moved. Returns it if the bytes are to be looked at.
  */
+WEFT_INLINE struct conn *conn_open(u64 sk, u32 dir, u32 n, bool by_msg)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct conn *c = conn_of(sk);
+	struct weft_target *t;
+
+	if (!c || c->tuple != sock_tuple((struct sock *)sk)) {
+		weft_conn_new(sk, dir, n);
+		c = conn_of(sk);
+	}
+	if (!c || c->state == CONN_HANDSOFF)
+		return 0;
+	if (by_msg)
+		c->by_msg = 1;
+	else if (dir == DIR_TX && c->by_msg)
+		return 0;
+	if (c->role == WEFT_ROLE_UNKNOWN && c->state == CONN_SYNCED) {
+		/* HTTP clients speak first. */
+		c->role = dir == DIR_RX ? WEFT_ROLE_SERVER : WEFT_ROLE_CLIENT;
+		parsers_reset(c);
+	}
+	if (!dir_is_request(c, dir))
+		return c;
+	c->tid = id;
+	if (c->tgid == id >> 32)
+		return c;
+	/* The socket was inherited, or handed over. */
+	t = target_of(id >> 32);
+	if (!t)
+		return 0;
+	c->tgid = id >> 32;
+	c->process_start_ns = t->start_ns;
+	return c;
+}
+
+/* The n bytes that just moved on sk. Global: shared by every capture program. */
 __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 {
-	struct conn *c = conn_of(sk);
 	u32 dir = meta & META_TX;
+	struct conn *c = conn_open(sk, dir, n, false);
 	struct http1_parser *p;
 	struct direction *d;
 	u32 end;
@@ -300,7 +379,7 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	d->cursor.left = meta & META_IOV ? 0 : n;
 	d->cursor.total = n;
 	d->cursor.moved = n;
-	for (int i = 0; i < FEEDS_MAX && !done; i++)
+	for (int i = 0; i < FEEDS_MAX && !done && d->cursor.total; i++)
 		done = weft_turn(sk, meta);
 	if (done == 2 || !d->cursor.total)
 		goto out;

@@ -207,7 +207,7 @@ WEFT_INLINE bool on_response_head(struct conn *c, u64 sk, u32 dir)
 
 /* A message ended in this direction. What its head said is still needed (the
  * request's event is written after this), so the parser is made ready for the
- * next message only when bytes of it come: see weft_step. */
+ * next message only when bytes of it come: see message_begin. */
 WEFT_INLINE void on_message_end(struct conn *c, u64 sk, u32 dir)
 {
 	struct http1_parser *parser = &c->dir[dir & 1].parser;
@@ -277,7 +277,6 @@ __attribute__((noinline)) int weft_signal(u64 sk, u32 dir)
 __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation)
 {
 	struct conn *c = conn_of(sk);
-	struct sock *s = (struct sock *)sk;
 	struct weft_request *e;
 	struct http1_head *h;
 	struct outgoing *o;
@@ -304,24 +303,10 @@ __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation
 		__builtin_memcpy(e->link_trace_id, o->wire.trace_id, 16);
 		__builtin_memcpy(e->link_span_id, o->wire.span_id, 8);
 	}
-	__builtin_memset(e->local_addr, 0, 16);
-	__builtin_memset(e->remote_addr, 0, 16);
-	if (BPF_CORE_READ(s, __sk_common.skc_family) == AF_INET6) {
-		BPF_CORE_READ_INTO((struct in6_addr___weft *)e->local_addr, s,
-				   __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO((struct in6_addr___weft *)e->remote_addr, s,
-				   __sk_common.skc_v6_daddr);
-	} else {
-		u64 both = BPF_CORE_READ(s, __sk_common.skc_addrpair);
-		__be32 local = both >> 32, remote = both;
-
-		e->local_addr[10] = e->local_addr[11] = 0xff;
-		e->remote_addr[10] = e->remote_addr[11] = 0xff;
-		__builtin_memcpy(e->local_addr + 12, &local, 4);
-		__builtin_memcpy(e->remote_addr + 12, &remote, 4);
-	}
-	e->local_port = BPF_CORE_READ(s, __sk_common.skc_num);
-	e->remote_port = __builtin_bswap16(BPF_CORE_READ(s, __sk_common.skc_dport));
+	__builtin_memcpy(e->local_addr, c->local_addr, 16);
+	__builtin_memcpy(e->remote_addr, c->remote_addr, 16);
+	e->local_port = c->local_port;
+	e->remote_port = c->remote_port;
 	e->role = dir == DIR_RX ? WEFT_ROLE_SERVER : WEFT_ROLE_CLIENT;
 	e->trace_flags = o->flags;
 	e->parent_rule = o->rule;

@@ -17,49 +17,9 @@ WEFT_INLINE u64 ctx_arg(u64 *ctx, u32 n)
 	return v;
 }
 
-/*
- * Finds or makes the connection on which this thread, of a selected process, has
- * just moved n bytes. by_msg: asked by the sk_msg program, before the bytes are
- * moved. Returns 1 if the bytes are to be looked at.
- */
-__attribute__((noinline)) int weft_open(u64 sk, u32 dir, u32 n, u32 by_msg)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct conn *c = conn_of(sk);
-	struct weft_target *t;
-
-	if (!c || c->tuple != sock_tuple((struct sock *)sk)) {
-		weft_conn_new(sk, dir, n);
-		c = conn_of(sk);
-	}
-	if (!c || c->state == CONN_HANDSOFF)
-		return 0;
-	if (by_msg)
-		c->by_msg = 1;
-	else if (dir == DIR_TX && c->by_msg)
-		return 0;
-	if (c->role == WEFT_ROLE_UNKNOWN && c->state == CONN_SYNCED) {
-		/* HTTP clients speak first. */
-		c->role = dir == DIR_RX ? WEFT_ROLE_SERVER : WEFT_ROLE_CLIENT;
-		parsers_reset(c);
-	}
-	if (!dir_is_request(c, dir))
-		return 1;
-	c->tid = id;
-	if (c->tgid == id >> 32)
-		return 1;
-	/* The socket was inherited, or handed over. */
-	t = target_of(id >> 32);
-	if (!t)
-		return 0;
-	c->tgid = id >> 32;
-	c->process_start_ns = t->start_ns;
-	return 1;
-}
-
 WEFT_INLINE void on_send(struct sock *sk, u64 where, u64 meta, int ret)
 {
-	if (ret > 0 && weft_open((u64)sk, DIR_TX, ret, 0))
+	if (ret > 0)
 		weft_data((u64)sk, where, meta | META_TX, ret);
 }
 
@@ -80,6 +40,6 @@ WEFT_INLINE void on_recv(struct sock *sk, u64 where, u64 meta, int ret)
 {
 	if (ret == 0)
 		on_recv_end(sk);
-	if (ret > 0 && weft_open((u64)sk, DIR_RX, ret, 0))
+	if (ret > 0)
 		weft_data((u64)sk, where, meta, ret);
 }

@@ -84,6 +84,27 @@ WEFT_INLINE bool sock_is_tcp(struct sock *sk)
 	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
 }
 
+/* Notes both ends, for the events. IPv4 as v4-mapped. */
+WEFT_INLINE void conn_name(struct conn *c, struct sock *s)
+{
+	c->local_port = BPF_CORE_READ(s, __sk_common.skc_num);
+	c->remote_port = __builtin_bswap16(BPF_CORE_READ(s, __sk_common.skc_dport));
+	if (BPF_CORE_READ(s, __sk_common.skc_family) == AF_INET6) {
+		BPF_CORE_READ_INTO((struct in6_addr___weft *)c->local_addr, s,
+				   __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr___weft *)c->remote_addr, s,
+				   __sk_common.skc_v6_daddr);
+	} else {
+		u64 both = BPF_CORE_READ(s, __sk_common.skc_addrpair);
+		__be32 local = both >> 32, remote = both;
+
+		c->local_addr[10] = c->local_addr[11] = 0xff;
+		c->remote_addr[10] = c->remote_addr[11] = 0xff;
+		__builtin_memcpy(c->local_addr + 12, &local, 4);
+		__builtin_memcpy(c->remote_addr + 12, &remote, 4);
+	}
+}
+
 /* Makes the connection of sk, on which n bytes have just moved in dir. */
 __attribute__((noinline)) int weft_conn_new(u64 key, u32 dir, u32 n)
 {
@@ -111,6 +132,7 @@ __attribute__((noinline)) int weft_conn_new(u64 key, u32 dir, u32 n)
 		return 0;
 	}
 	c->tuple = sock_tuple(sk);
+	conn_name(c, sk);
 	c->dir[DIR_RX].next_seq = sock_seq(sk, DIR_RX) - (dir == DIR_RX ? n : 0);
 	c->dir[DIR_TX].next_seq = sock_seq(sk, DIR_TX) - (dir == DIR_TX ? n : 0);
 	c->tgid = tgid;
