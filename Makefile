@@ -22,7 +22,7 @@ c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
 unit = $(shell $(GO) list ./... | grep -vx weft/test/e2e)
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
-.PHONY: help build generate check-generate fmt lint test test-root vm collector fuzz bench
+.PHONY: help build generate check-generate fmt lint test test-root vm verified check-verified collector fuzz bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,34 @@ vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fen
 		[ $$status = 0 ] || { worst=1; break; }; \
 	done; \
 	$(GO) run ./test/vm/table && exit $$worst
+
+# Kernels of verified and check-verified: host, or Debian series under QEMU.
+verified_kernels = $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),host 5.10 6.1 6.12 newest)
+verified_test = -count=1 -timeout 10m -run '^TestVerified$$' -v $(TESTFLAGS) ./loader
+verified_guest = $(GO) run ./test/vm -kernel $$kernel -timeout 12m
+verified: ## record the verifier's instruction counts: make verified [KERNEL="host 6.1"]; root for host
+	@CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/loader.test ./loader && \
+	for kernel in $(verified_kernels); do \
+		echo "== kernel $$kernel"; \
+		if [ $$kernel = host ]; then \
+			$(GO) test $(verified_test) -verified testdata/verified || exit 1; \
+		else \
+			$(verified_guest) -get /root/verified:loader/testdata/verified \
+				-- bin/loader.test -test.v -test.run '^TestVerified$$' -verified /root/verified || exit 1; \
+		fi; \
+	done
+
+check-verified: ## fail if a count exceeds its record by 10 %: make check-verified [KERNEL="host 6.1"]
+	@CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/loader.test ./loader && worst=0 && \
+	for kernel in $(verified_kernels); do \
+		echo "== kernel $$kernel"; \
+		if [ $$kernel = host ]; then \
+			$(GO) test $(verified_test) || worst=1; \
+		else \
+			$(verified_guest) -env CI -- bin/loader.test -test.v -test.run '^TestVerified$$' || worst=1; \
+		fi; \
+	done; \
+	exit $$worst
 
 # A module of its own: the Collector's dependencies stay out of weft's go.mod.
 # Not optimised, which takes a third off a cold build.

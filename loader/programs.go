@@ -65,30 +65,25 @@ type collection struct {
 	links   []link.Link
 }
 
-// load loads the programs for one way of capture and attaches them. Partial
-// failure rolls back.
-func load(o Options, capture Capture) (*collection, error) {
-	// Before 5.11 maps are charged to this limit. Where it may not be raised it
-	// may still be wide enough: the maps tell.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		o.Log.Debug("RLIMIT_MEMLOCK stays", "err", err)
-	}
-	spec, err := LoadWeft()
-	if err != nil {
-		return nil, fmt.Errorf("read embedded BPF object: %w", err)
+// programsOf is what is loaded for one way of capture: the programs to attach, and
+// a specification that holds these and the injecting ones.
+func programsOf(o Options, capture Capture) (spec *ebpf.CollectionSpec, attached []string, err error) {
+	if spec, err = LoadWeft(); err != nil {
+		return nil, nil, fmt.Errorf("read embedded BPF object: %w", err)
 	}
 	required, optional := capturePrograms(capture)
 	for _, name := range required {
 		if spec.Programs[name] == nil {
-			return nil, fmt.Errorf("find program %s: no BTF, or a kernel function of another shape", name)
+			return nil, nil, fmt.Errorf("find program %s: no BTF, or a kernel function of another shape", name)
 		}
 	}
 	optional = slices.DeleteFunc(optional, func(name string) bool {
 		return spec.Programs[name] == nil || funcParams(spec.Programs[name].AttachTo) == 0
 	})
-	keep := slices.Concat(lifecyclePrograms, required, optional)
+	attached = slices.Concat(lifecyclePrograms, required, optional)
+	keep := attached
 	if o.injects() {
-		keep = append(keep, injectPrograms...)
+		keep = slices.Concat(attached, injectPrograms)
 	}
 	for name := range spec.Programs {
 		if !slices.Contains(keep, name) {
@@ -106,7 +101,19 @@ func load(o Options, capture Capture) (*collection, error) {
 			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
 		}
 	}
-	if err := setConstants(spec, o); err != nil {
+	return spec, attached, setConstants(spec, o)
+}
+
+// load loads the programs for one way of capture and attaches them. Partial
+// failure rolls back.
+func load(o Options, capture Capture) (*collection, error) {
+	// Before 5.11 maps are charged to this limit. Where it may not be raised it
+	// may still be wide enough: the maps tell.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		o.Log.Debug("RLIMIT_MEMLOCK stays", "err", err)
+	}
+	spec, attached, err := programsOf(o, capture)
+	if err != nil {
 		return nil, err
 	}
 	coll, err := ebpf.NewCollection(spec)
@@ -117,7 +124,7 @@ func load(o Options, capture Capture) (*collection, error) {
 	if err := fillMaps(coll, o); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	for _, name := range slices.Concat(lifecyclePrograms, required, optional) {
+	for _, name := range attached {
 		l, err := attach(coll.Programs[name], spec.Programs[name])
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("attach %s: %w", name, err), c.close())
