@@ -123,7 +123,12 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	r.path, r.wire = req.URL.Path, len(raw)
 	r.mu.Unlock()
-	time.Sleep(a.hang)
+	if a.hang > 0 {
+		select {
+		case <-time.After(a.hang):
+		case <-req.Context().Done(): // the client has given up
+		}
+	}
 	if a.retry != "" {
 		w.Header().Set("Retry-After", a.retry)
 	}

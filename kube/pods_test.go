@@ -64,11 +64,12 @@ func eventually(t *testing.T, what string, true func() bool) time.Duration {
 	return 0
 }
 
-// promptly is eventually, and fails if it takes more than a second.
+// promptly is eventually, and fails if it takes longer than no retry or resync
+// would explain: usually it is milliseconds, on a busy machine seconds.
 func promptly(t *testing.T, what string, true func() bool) {
 	t.Helper()
-	if took := eventually(t, what, true); took > time.Second {
-		t.Errorf("%s took %v, want at most a second", what, took)
+	if took := eventually(t, what, true); took > 8*time.Second {
+		t.Errorf("%s took %v, want it at once", what, took)
 	}
 }
 

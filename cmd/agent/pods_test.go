@@ -193,12 +193,14 @@ telemetry: {listen: "off"}
 	a.wait(selected(own, "own")...)
 	// Its process runs already when the pod appears.
 	server.Put(named(t, "statefulset", uidOf(2), hexID(2)))
-	if took := a.wait(selected(late, "postgres")...); took > time.Second {
-		t.Errorf("a pod that appears was followed after %v, want at most a second", took)
+	// Milliseconds; a busy machine may take seconds, a retry would take longer.
+	const prompt = 8 * time.Second
+	if took := a.wait(selected(late, "postgres")...); took > prompt {
+		t.Errorf("a pod that appears was followed after %v", took)
 	}
 	// One that is created while its pod is known.
 	dir := container(t, uidOf(1), hexID(1))
-	if took := a.wait(selected(within(t, dir), "cart")...); took > time.Second {
+	if took := a.wait(selected(within(t, dir), "cart")...); took > prompt {
 		t.Errorf("a process of a known pod was selected after %v", took)
 	}
 	// Not one whose pod the exclude is for.
