@@ -102,7 +102,7 @@ func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sin
 	}
 	l, err := loader.New(options)
 	if err != nil {
-		return nil, usage(err)
+		return nil, usage(notLoaded(err))
 	}
 	a.loader = l
 	if err := errors.Join(stats.Register(newBuildInfo()), stats.Register(newKernelCollector(l))); err != nil {

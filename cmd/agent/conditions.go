@@ -66,12 +66,33 @@ func logConditions(ctx context.Context, log *slog.Logger, level slog.Level) {
 		log.Log(ctx, level, "a capability is missing", "capability", use.Capability.String(), "so", use.Without,
 			"mend", "grant it (docs/security.md), or run as root")
 	}
-	var uname unix.Utsname
-	if err := unix.Uname(&uname); err == nil {
-		if c := kernelTooOld(unix.ByteSliceToString(uname.Release[:])); c != nil {
-			log.Warn("this kernel is too old", "why", c.why, "so", c.effect, "mend", c.mend)
-		}
+	if c := kernelTooOld(kernelRelease()); c != nil {
+		log.Warn("this kernel is too old", "why", c.why, "so", c.effect, "mend", c.mend)
 	}
+}
+
+// kernelRelease is that of uname(2), "" if there is none to be had.
+func kernelRelease() string {
+	var uname unix.Utsname
+	if err := unix.Uname(&uname); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(uname.Release[:])
+}
+
+// notLoaded adds to what the kernel said of weft's programs what it means by it.
+func notLoaded(err error) error {
+	release := kernelRelease()
+	held, herr := privilege.Effective()
+	var limit unix.Rlimit
+	herr = errors.Join(herr, unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit))
+	if herr == nil && !held.Has(privilege.SysResource) && limit.Cur != unix.RLIM_INFINITY && before(release, 5, 11) {
+		err = fmt.Errorf("%w; Linux %s charges maps to RLIMIT_MEMLOCK: raise it (LimitMEMLOCK=infinity), or grant CAP_SYS_RESOURCE", err, release)
+	}
+	if c := kernelTooOld(release); c != nil {
+		err = fmt.Errorf("%w; %w", err, c)
+	}
+	return err
 }
 
 // kernelTooOld is nil for a release that the tests know, or one that cannot be read.

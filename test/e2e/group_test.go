@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ type group struct {
 	dir  string
 	name string
 	fd   *os.File
+	wrap []string // a command to start programs by, such as setpriv
+	env  []string // further environment of programs
 }
 
 var groups atomic.Int64
@@ -128,8 +131,9 @@ type launch struct {
 func (g *group) start(name string, l launch, stdout io.Writer) *program {
 	g.t.Helper()
 	p := &program{t: g.t, name: name, out: &output{}, ended: make(chan struct{})}
+	l.argv = slices.Concat(g.wrap, l.argv)
 	p.cmd = exec.Command(l.argv[0], l.argv[1:]...)
-	p.cmd.Env = cleanEnv(l.env...)
+	p.cmd.Env = cleanEnv(slices.Concat(g.env, l.env)...)
 	p.cmd.Stdin = l.stdin
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if stdout != nil {
