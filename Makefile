@@ -13,6 +13,8 @@ KERNEL ?= 6.1
 CAPTURE ?=
 SCALE ?= 0.05
 RUN ?= .
+# make bench: further flags, see go run ./bench -help.
+BENCHFLAGS ?=
 # make fuzz: seconds for each target.
 FUZZTIME ?= 30
 
@@ -133,5 +135,6 @@ fuzz: ## fuzz the C parsers and every Go fuzz target, FUZZTIME=30 seconds each
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME)s "$$package" || exit 1; \
 	done
 
-bench: ## what tracing costs on this machine; needs root
-	$(GO) run ./bench
+bench: ## what tracing costs on this machine, 36 min: make bench [BENCHFLAGS="-only go-http1"]; needs root
+	test/e2e/deps.sh >/dev/null
+	$(GO) run ./bench $(BENCHFLAGS)

@@ -19,7 +19,6 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/procfs"
 )
 
 // agent is a running `weft run`.
@@ -61,7 +60,7 @@ func buildAgent(ctx context.Context, dir string) (string, error) {
 
 // startAgent runs the agent and waits until it is ready and has selected as many
 // processes as wanted. config is YAML without the telemetry section.
-func startAgent(ctx context.Context, bin, dir, config string, selected float64) (*agent, error) {
+func startAgent(ctx context.Context, bin, dir, config string, selected float64, g *cgroup) (*agent, error) {
 	telemetry, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func startAgent(ctx context.Context, bin, dir, config string, selected float64) 
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}}
 	a.cmd.Env = environment(os.Environ())
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	a.cmd.SysProcAttr = g.attributes()
 	if err := a.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the agent: %w", err)
 	}
@@ -190,19 +189,6 @@ func parseMetrics(in io.Reader) (samples, error) {
 		}
 	}
 	return out, nil
-}
-
-// memory is the resident set now and at its largest, bytes.
-func (a *agent) memory() (now, most uint64, err error) {
-	p, err := procfs.NewProc(a.cmd.Process.Pid)
-	if err != nil {
-		return 0, 0, fmt.Errorf("read the agent's memory: %w", err)
-	}
-	s, err := p.NewStatus()
-	if err != nil {
-		return 0, 0, fmt.Errorf("read the agent's memory: %w", err)
-	}
-	return s.VmRSS, s.VmHWM, nil
 }
 
 // capture is how the agent says it sees sends and receives.

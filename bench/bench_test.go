@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -75,8 +73,9 @@ func TestOpenLoopCountsWhatWasDue(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		return get(conn)
 	})
-	if closed.Most < stall || closed.P99 > stall/2 {
-		t.Errorf("closed loop: p99 %v, largest %v", closed.P99, closed.Most)
+	// One slow request is one of hundreds; the median, as a busy machine adds a few.
+	if closed.Most < stall || closed.P50 > stall/2 {
+		t.Errorf("closed loop: median %v, largest %v", closed.P50, closed.Most)
 	}
 }
 
@@ -137,10 +136,10 @@ weft_processes_selected 2
 // The check must notice a load that was not traced, and one that was traced
 // where it should not be.
 func TestCheck(t *testing.T) {
-	all := arms("group")
+	all := settings{}.arms("group", true)
 	_, carrying := carryArms("group", 100)
-	all = append(all, carrying)
-	armCarry := len(all) - 1
+	all = append(all, carrying, arm{name: "another", peer: &peer{name: "another"}})
+	armCarry, armPeer := len(all)-2, len(all)-1
 	right := evidence{requests: 10, traceparent: 10, sampled: 10, spans: 20, written: 10}
 	dropped := evidence{requests: 10, traceparent: 10, written: 10}
 	carried := right
@@ -152,6 +151,8 @@ func TestCheck(t *testing.T) {
 		seen evidence
 		says string // "" is right
 	}{
+		"a peer":             {armPeer, evidence{requests: 10, traceparent: 3, spans: 7}, ""},
+		"a peer that eats":   {armPeer, evidence{requests: 9}, "requests the server saw: 9, want 10"},
 		"traced":             {armTrace, right, ""},
 		"observed":           {armObserve, evidence{requests: 10, spans: 20}, ""},
 		"sampled out":        {armSampledOut, dropped, ""},
@@ -171,37 +172,18 @@ func TestCheck(t *testing.T) {
 		"lost at the end":    {armTrace, evidence{requests: 10, traceparent: 10, sampled: 10, spans: 20, written: 10, summary: "not delivered: x 1"}, "not delivered: x 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := errors.Join(c.seen.check(all[c.arm], 10)...)
+			err := errors.Join(c.seen.check(all[c.arm], 10, 2)...)
 			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 		})
 	}
-}
-
-func TestWriteSection(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "doc.md")
-	write := func(text string) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	traces := all[armTrace] // of a rig whose protocol weft does not know
+	if err := errors.Join((evidence{requests: 10}).check(traces, 10, 0)...); err != nil {
+		t.Errorf("left alone: %v", err)
 	}
-	write("# Before\n\n" + sectionBegin + "\nold\n" + sectionEnd + "\n\nafter\n")
-	for range 2 { // writing again changes nothing else
-		if err := writeSection(path, "new\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "# Before\n\n" + sectionBegin + "\n\nnew\n\n" + sectionEnd + "\n\nafter\n"; string(got) != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	write("nothing to replace")
-	if err := writeSection(path, "new"); err == nil || !strings.Contains(err.Error(), sectionBegin) {
-		t.Errorf("error %v does not say what to put there", err)
+	if err := errors.Join(right.check(traces, 10, 0)...); err == nil {
+		t.Error("a program that was to be left alone was traced, and nobody noticed")
 	}
 }
 

@@ -65,63 +65,72 @@ type carried struct {
 // carryArms are a size without and with weft. It traces the relays alone: what is
 // measured is one service that takes a context in and writes it on.
 func carryArms(group string, bytes int) (without, with arm) {
-	without = arm{name: fmt.Sprintf("%d bytes, without weft", bytes), relayed: true, bytes: bytes}
-	with = arm{name: fmt.Sprintf("%d bytes, carried by weft", bytes), relayed: true, bytes: bytes,
-		targets: fmt.Sprintf("[{cgroup: %q}]", "*/"+group), inject: "[traceparent, tracestate, baggage]", selected: relayCount}
+	without = arm{name: fmt.Sprintf("%d bytes, without weft", bytes), bytes: bytes, header: carryHeader(bytes)}
+	with = without
+	with.name = fmt.Sprintf("%d bytes, carried by weft", bytes)
+	with.targets, with.inject, with.selects = fmt.Sprintf("[{cgroup: %q}]", "*/"+group), "[traceparent, tracestate, baggage]", true
 	return without, with
 }
 
-// startRelays begins them; close ends them.
-func (b *bench) startRelays(ctx context.Context, server string) (err error) {
-	if b.relayGroup, err = newCgroup("relays"); err != nil {
-		return err
+// relays are programs of blocking calls between a client and a server; they alone
+// are traced.
+func (b *bench) relays(ctx context.Context) (_ *rig, err error) {
+	r, err := newRig("carry", 2, load{Conns: relayCount})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	behind, err := r.backend(ctx, roleServer)
+	if err != nil {
+		return nil, err
 	}
 	for range relayCount {
-		r, err := startChild(ctx, roleRelay, b.relayGroup)
+		c, err := r.child(ctx, roleRelay, r.traced)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		b.relays = append(b.relays, r)
 		var at passedOn
-		if err := r.request(passOn{server}, &at); err != nil {
-			return err
+		if err := c.request(passOn{Upstream: behind.Address}, &at); err != nil {
+			return nil, err
 		}
-		b.relayURLs = append(b.relayURLs, "http://"+at.Address+path)
+		r.load.URLs = append(r.load.URLs, "http://"+at.Address+path)
 	}
-	return nil
+	r.client, err = startChild(ctx, roleClient, r.plain)
+	return r, err
 }
 
 // carry measures every size, without and with weft by turns.
-func (b *bench) carry(ctx context.Context) ([]carried, error) {
-	var at served
-	if err := b.server.request(struct{}{}, &at); err != nil {
-		return nil, err
-	}
-	if err := b.startRelays(ctx, at.Address); err != nil {
-		return nil, err
-	}
+func (b *bench) carry(ctx context.Context, r *rig) ([]carried, error) {
 	var out []carried
 	for _, size := range carrySizes() {
 		out = append(out, carried{bytes: size})
-		if _, err := b.load(arm{relayed: true, bytes: size}, 0, b.warm); err != nil { // warms all up
+		without, _ := carryArms(r.traced.name, size)
+		if _, err := b.loaded(r, without, 0, b.warm); err != nil { // warms all up
 			return nil, err
 		}
 	}
 	for n := range b.rounds {
 		for i := range out {
 			c := &out[(n+i)%len(out)]
-			if err := b.carryRound(ctx, c, n); err != nil {
+			if err := b.carryRound(ctx, r, c, n); err != nil {
 				return nil, err
 			}
 			without, with := c.without[n], c.with[n]
-			b.say("round %d/%d  carrying %5d bytes  %6.0f requests/s without weft, %6.0f with", n+1, b.rounds, c.bytes, without.rate(), with.rate())
+			b.say("carry, round %d/%d  %5d bytes  %6.0f requests/s without weft, %6.0f with", n+1, b.rounds, c.bytes, without.rate(), with.rate())
+			if err := b.record.carried(r.name, n, c.bytes, without, with); err != nil {
+				return nil, err
+			}
 		}
 	}
 	rate := carryRate(out)
 	for i := range out {
-		_, with := carryArms(b.relayGroup.name, out[i].bytes)
+		_, with := carryArms(r.traced.name, out[i].bytes)
 		var err error
-		if out[i].hooks, err = b.watch(ctx, with, rate); err != nil {
+		if out[i].hooks, err = b.watch(ctx, r, with, rate); err != nil {
 			return nil, err
 		}
 	}
@@ -129,14 +138,15 @@ func (b *bench) carry(ctx context.Context) ([]carried, error) {
 }
 
 // carryRound is one round of one size; who comes first changes from round to round.
-func (b *bench) carryRound(ctx context.Context, c *carried, n int) error {
-	without, with := carryArms(b.relayGroup.name, c.bytes)
+func (b *bench) carryRound(ctx context.Context, r *rig, c *carried, n int) error {
+	without, with := carryArms(r.traced.name, c.bytes)
 	measure := func(a arm, into *[]reading) error {
-		_, err := b.under(ctx, a, func() (uint64, error) {
-			r, err := b.read(a, 0, b.phase)
-			*into = append(*into, r)
-			return r.Sent, err
+		_, _, err := b.under(ctx, r, a, func() (uint64, error) {
+			x, err := b.read(r, a, 0, b.phase)
+			*into = append(*into, x)
+			return x.Sent, err
 		})
+		b.progress.add(b.oneLoad(a))
 		return err
 	}
 	first, second := func() error { return measure(without, &c.without) }, func() error { return measure(with, &c.with) }
@@ -156,17 +166,5 @@ func carryRate(sizes []carried) float64 {
 	for _, c := range sizes {
 		least = min(least, median(each(c.with, reading.rate)))
 	}
-	return max(100, math.Floor(least/2/100)*100)
-}
-
-func (b *bench) stopRelays() error {
-	var errs []error
-	for _, r := range b.relays {
-		errs = append(errs, r.stop())
-	}
-	if b.relayGroup != nil {
-		errs = append(errs, b.relayGroup.remove())
-	}
-	b.relays, b.relayGroup = nil, nil
-	return errors.Join(errs...)
+	return halfOf(least)
 }

@@ -95,10 +95,10 @@ func TestRelayForwardsNoHeader(t *testing.T) {
 
 // measured is a reading of so many requests in a second, with this CPU time of
 // each kind for one of them.
-func measured(requests int, traced, relays, agent time.Duration) reading {
+func measured(requests int, traced, plain, agent time.Duration) reading {
 	n := time.Duration(requests)
 	return reading{outcome{Sent: uint64(requests), Measured: uint64(requests), Elapsed: time.Second},
-		usage{traced: n * traced, relays: n * relays, agent: n * agent, length: time.Second}}
+		usage{traced: n * traced, plain: n * plain, agent: n * agent, length: time.Second}}
 }
 
 func timed(sent uint64, rate float64, programs ...hook) hookReading {
@@ -132,7 +132,7 @@ func wantRows(t *testing.T, text string, want ...string) {
 
 func TestReportOfSampledOut(t *testing.T) {
 	const us = time.Microsecond
-	r := &results{settings: settings{rate: 9000}, arms: arms("group"), hooks: map[int]hookReading{
+	r := &results{settings: settings{rate: 9000}, arms: settings{}.arms("group", true), hooks: map[int]hookReading{
 		armTrace:      timed(100, 9000, program("tp_recv", 400, 2000), program("weft_msg", 100, 2000)),
 		armSampledOut: timed(100, 9000, program("tp_recv", 400, 500), program("weft_state", 1, 50_000)),
 	}, rounds: [][]round{
@@ -188,12 +188,12 @@ func TestReportOfCarried(t *testing.T) {
 	const us = time.Microsecond
 	r := &results{empty: 54, carried: []carried{
 		{bytes: 0,
-			without: []reading{measured(1000, 0, 40*us, 0), measured(1200, 0, 40*us, 0)},
-			with:    []reading{measured(800, 0, 50*us, 20*us), measured(960, 0, 50*us, 20*us)},
+			without: []reading{measured(1000, 40*us, 0, 0), measured(1200, 40*us, 0, 0)},
+			with:    []reading{measured(800, 50*us, 0, 20*us), measured(960, 50*us, 0, 20*us)},
 			hooks:   timed(1000, 300, program("tp_recv", 2000, 3000), program("weft_msg", 1000, 4000), program("weft_state", 1, 900))},
 		{bytes: 8000,
-			without: []reading{measured(500, 0, 60*us, 0), measured(600, 0, 60*us, 0)},
-			with:    []reading{measured(200, 0, 180*us, 30*us), measured(240, 0, 180*us, 30*us)},
+			without: []reading{measured(500, 60*us, 0, 0), measured(600, 60*us, 0, 0)},
+			with:    []reading{measured(200, 180*us, 0, 30*us), measured(240, 180*us, 0, 30*us)},
 			hooks:   timed(500, 300, program("weft_msg", 500, 20000), program("tp_recv", 2000, 6000))},
 	}}
 	var b strings.Builder

@@ -8,21 +8,17 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
-	"time"
-
-	"weft/loader"
 )
 
 // Roles that this program plays in processes of its own.
 const (
-	roleServer = "server"
-	roleClient = "client"
-	roleSink   = "sink"
-	roleRelay  = "relay"
+	roleServer     = "server"
+	roleClient     = "client"
+	roleSink       = "sink"
+	roleRelay      = "relay"
+	roleHop        = "hop"
+	roleGRPCServer = "grpc-server"
+	roleGRPCHop    = "grpc-hop"
 )
 
 // child is this program in another role. It answers every line of JSON on its
@@ -36,7 +32,7 @@ type child struct {
 	hear *json.Decoder
 }
 
-// startChild runs a role, in a cgroup unless that is nil.
+// startChild runs a role in a cgroup.
 func startChild(ctx context.Context, role string, g *cgroup) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -44,10 +40,7 @@ func startChild(ctx context.Context, role string, g *cgroup) (*child, error) {
 	}
 	c := &child{role: role, cmd: exec.CommandContext(ctx, self, role)}
 	c.cmd.Stderr = os.Stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if g != nil {
-		c.cmd.SysProcAttr.UseCgroupFD, c.cmd.SysProcAttr.CgroupFD = true, int(g.dir.Fd())
-	}
+	c.cmd.SysProcAttr = g.attributes()
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", role, err)
 	}
@@ -99,44 +92,4 @@ func answer[Q, A any](in io.Reader, out io.Writer, reply func(Q) (A, error)) err
 			return fmt.Errorf("write answer: %w", err)
 		}
 	}
-}
-
-// cgroup holds processes that are traced together and nothing else.
-type cgroup struct {
-	name string
-	path string
-	dir  *os.File
-}
-
-func newCgroup(of string) (*cgroup, error) {
-	mount, err := loader.Cgroup2Mount()
-	if err != nil {
-		return nil, err
-	}
-	g := &cgroup{name: "weft-bench-" + of + "-" + strconv.Itoa(os.Getpid())}
-	g.path = filepath.Join(mount, g.name)
-	if err := os.Mkdir(g.path, 0o755); err != nil {
-		return nil, fmt.Errorf("make a cgroup for the %s: %w", of, err)
-	}
-	if g.dir, err = os.Open(g.path); err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", errors.Join(err, os.Remove(g.path)))
-	}
-	return g, nil
-}
-
-// remove waits for the processes inside, which were told to end.
-func (g *cgroup) remove() error {
-	err := g.dir.Close()
-	for range 100 {
-		rerr := os.Remove(g.path)
-		if rerr == nil {
-			return err
-		}
-		if !errors.Is(rerr, syscall.EBUSY) {
-			return errors.Join(err, rerr)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	pids, _ := os.ReadFile(filepath.Join(g.path, "cgroup.procs")) // for the message only
-	return errors.Join(err, fmt.Errorf("remove cgroup %s: processes are left: %s", g.path, strings.Fields(string(pids))))
 }

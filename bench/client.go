@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,11 @@ type load struct {
 	Conns int
 	// Header holds further request headers.
 	Header map[string]string
+	// GRPC is the host:port of a gRPC service to ask instead of URLs.
+	GRPC string
+	// Echoed says that answers list the header lines that the service behind
+	// received (test/apps): the client counts for it.
+	Echoed bool
 	// Rate is the requests per second of an open loop: each is due at its
 	// time, whatever became of those before. 0 is a closed loop: every
 	// connection sends its next request when it has an answer.
@@ -34,12 +41,14 @@ type outcome struct {
 	Sent     uint64 // warm-up included
 	Measured uint64
 	Failed   uint64
+	Why      string // the first request to fail
 	Late     uint64 // measured requests that were still unanswered at the end of the time
 	Elapsed  time.Duration
 	P50      time.Duration
 	P99      time.Duration
 	P999     time.Duration
 	Most     time.Duration
+	Echo     served // with load.Echoed: what answers said
 }
 
 // rate is the requests per second that were answered in the measured time.
@@ -48,43 +57,86 @@ func (o outcome) rate() float64 { return float64(o.Measured-o.Late) / o.Elapsed.
 // client makes the loads it is asked for, each on new connections.
 func client(in io.Reader, out io.Writer) error {
 	return answer(in, out, func(l load) (outcome, error) {
-		if len(l.URLs) == 0 {
-			return outcome{}, errors.New("nothing to ask for")
+		var echo sight
+		get, stop, err := getter(l, &echo)
+		if err != nil {
+			return outcome{}, err
 		}
-		perHost := (l.Conns + len(l.URLs) - 1) / len(l.URLs)
-		transport := &http.Transport{MaxIdleConns: l.Conns, MaxIdleConnsPerHost: perHost, MaxConnsPerHost: perHost, DisableCompression: true}
-		defer transport.CloseIdleConnections()
-		c := &http.Client{Transport: transport, Timeout: 30 * time.Second}
-		get := func(conn int) error {
-			req, err := http.NewRequest(http.MethodGet, l.URLs[conn%len(l.URLs)], nil)
-			if err != nil {
-				return err
-			}
-			for name, value := range l.Header {
-				req.Header.Set(name, value)
-			}
-			resp, err := c.Do(req)
-			if err != nil {
-				return err
-			}
-			_, err = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-			if err == nil && resp.StatusCode != http.StatusOK {
-				err = fmt.Errorf("answer %s", resp.Status)
-			}
+		loop := closedLoop
+		if l.Rate > 0 {
+			loop = openLoop
+		}
+		o := loop(l, get)
+		o.Echo = echo.read("")
+		return o, stop()
+	})
+}
+
+// getter makes one request of a load.
+func getter(l load, echo *sight) (get func(conn int) error, stop func() error, err error) {
+	if l.GRPC != "" {
+		return grpcGet(l.GRPC)
+	}
+	if len(l.URLs) == 0 {
+		return nil, nil, errors.New("nothing to ask for")
+	}
+	perHost := (l.Conns + len(l.URLs) - 1) / len(l.URLs)
+	transport := &http.Transport{MaxIdleConns: l.Conns, MaxIdleConnsPerHost: perHost, MaxConnsPerHost: perHost, DisableCompression: true}
+	c := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	get = func(conn int) error {
+		req, err := http.NewRequest(http.MethodGet, l.URLs[conn%len(l.URLs)], nil)
+		if err != nil {
 			return err
 		}
-		if l.Rate > 0 {
-			return openLoop(l, get), nil
+		for name, value := range l.Header {
+			req.Header.Set(name, value)
 		}
-		return closedLoop(l, get), nil
-	})
+		resp, err := c.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if l.Echoed {
+			err = countEcho(resp.Body, echo)
+		}
+		if _, rerr := io.Copy(io.Discard, resp.Body); err == nil {
+			err = rerr
+		}
+		if resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("answer %s", resp.Status)
+		}
+		return err
+	}
+	return get, func() error { transport.CloseIdleConnections(); return nil }, nil
+}
+
+// countEcho reads an answer that lists the header lines of the request.
+func countEcho(body io.Reader, echo *sight) error {
+	var said struct{ Headers [][2]string }
+	if err := json.NewDecoder(body).Decode(&said); err != nil {
+		return fmt.Errorf("read the headers in an answer: %w", err)
+	}
+	var parents []string
+	for _, line := range said.Headers {
+		if strings.EqualFold(line[0], "traceparent") {
+			parents = append(parents, line[1])
+		}
+	}
+	echo.request(parents)
+	return nil
 }
 
 // worker holds what one connection's goroutine measured.
 type worker struct {
 	took         []time.Duration
 	sent, failed uint64
+	why          string // the first that failed
+}
+
+func (w *worker) fail(err error) {
+	if w.failed++; w.failed == 1 {
+		w.why = err.Error()
+	}
 }
 
 func closedLoop(l load, get func(conn int) error) outcome {
@@ -102,7 +154,7 @@ func closedLoop(l load, get func(conn int) error) outcome {
 				}
 				w.sent++
 				if err := get(i); err != nil {
-					w.failed++
+					w.fail(err)
 				}
 				// Counted where it ends, so that the window holds what was
 				// finished in it.
@@ -133,7 +185,7 @@ func openLoop(l load, get func(conn int) error) outcome {
 			for at := range due {
 				w.sent++
 				if err := get(i); err != nil {
-					w.failed++
+					w.fail(err)
 				}
 				if at.Before(from) {
 					continue
@@ -171,6 +223,9 @@ func summarise(workers []worker, elapsed time.Duration, late uint64) outcome {
 		took = append(took, w.took...)
 		out.Sent += w.sent
 		out.Failed += w.failed
+		if out.Why == "" {
+			out.Why = w.why
+		}
 	}
 	out.Measured = uint64(len(took))
 	slices.Sort(took)

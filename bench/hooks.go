@@ -57,13 +57,19 @@ type hooks struct {
 	stop     func() error
 }
 
-// watchHooks begins. pid must hold descriptors of its programs, as the agent
+// watchHooks begins. The processes must hold descriptors of their programs, as weft
 // does: programs of other agents on this machine are not counted.
-func watchHooks(pid int) (*hooks, error) {
-	ids, err := programIDs(pid)
-	if err != nil {
-		return nil, err
+func watchHooks(pids []int) (*hooks, error) {
+	var ids []ebpf.ProgramID
+	for _, pid := range pids {
+		found, err := programIDs(pid)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, found...)
 	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
 	w := &hooks{}
 	for _, id := range ids {
 		p, err := ebpf.NewProgramFromID(id)
@@ -148,9 +154,6 @@ func programIDs(pid int) ([]ebpf.ProgramID, error) {
 		if ok && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
-	}
-	if len(ids) == 0 {
-		return nil, fmt.Errorf("find the agent's programs: process %d holds none", pid)
 	}
 	return ids, nil
 }

@@ -65,40 +65,32 @@ func describeMachine() (machine, error) {
 
 // usage is CPU time by who used it.
 type usage struct {
-	traced, agent, sink, bench time.Duration
-	relays                     time.Duration
-	busy                       time.Duration // of all processes, interrupts left out
-	interrupts                 time.Duration
-	steal                      time.Duration // taken by the hypervisor for others
-	at                         time.Time
-	length                     time.Duration // between the two readings of a difference
+	traced, plain, agent, sink, bench time.Duration
+	busy                              time.Duration // of all processes, interrupts left out
+	interrupts                        time.Duration
+	steal                             time.Duration // taken by the hypervisor for others
+	at                                time.Time
+	length                            time.Duration // between the two readings of a difference
 }
 
-// used reads the clocks: in units of 10 ms, which the kernel rounds from the
-// scheduler's nanoseconds.
-func (b *bench) used() (usage, error) {
+// used reads the clocks: the kernel's own, in µs, of the cgroups.
+func (b *bench) used(r *rig) (usage, error) {
 	u := usage{at: time.Now()}
-	for _, p := range []struct {
-		pid  int
+	for _, g := range []struct {
+		of   *cgroup
 		into *time.Duration
-	}{{b.server.cmd.Process.Pid, &u.traced}, {b.client.cmd.Process.Pid, &u.traced}, {b.sink.cmd.Process.Pid, &u.sink},
-		{os.Getpid(), &u.bench}, {b.agentPID(), &u.agent}} {
-		if p.pid == 0 {
-			continue
-		}
-		cpu, err := cpuTime(p.pid)
+	}{{r.traced, &u.traced}, {r.plain, &u.plain}, {b.sinks, &u.sink}, {b.agents, &u.agent}} {
+		cpu, err := g.of.cpu()
 		if err != nil {
 			return u, err
 		}
-		*p.into += cpu
+		*g.into = cpu
 	}
-	for _, r := range b.relays {
-		cpu, err := cpuTime(r.cmd.Process.Pid)
-		if err != nil {
-			return u, err
-		}
-		u.relays += cpu
+	var self unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &self); err != nil {
+		return u, fmt.Errorf("read own CPU time: %w", err)
 	}
+	u.bench = time.Duration(self.Utime.Nano() + self.Stime.Nano())
 	fs, err := procfs.NewDefaultFS()
 	if err != nil {
 		return u, fmt.Errorf("open /proc: %w", err)
@@ -112,36 +104,21 @@ func (b *bench) used() (usage, error) {
 	return u, nil
 }
 
-func cpuTime(pid int) (time.Duration, error) {
-	proc, err := procfs.NewProc(pid)
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time of %d: %w", pid, err)
-	}
-	stat, err := proc.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time of %d: %w", pid, err)
-	}
-	return seconds(stat.CPUTime()), nil
-}
-
-func (b *bench) agentPID() int {
-	if b.agent == nil {
-		return 0
-	}
-	return b.agent.cmd.Process.Pid
-}
-
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func (u usage) since(was usage) usage {
-	return usage{traced: u.traced - was.traced, agent: u.agent - was.agent, sink: u.sink - was.sink, bench: u.bench - was.bench,
-		relays: u.relays - was.relays, busy: u.busy - was.busy, interrupts: u.interrupts - was.interrupts, steal: u.steal - was.steal, at: was.at, length: u.at.Sub(was.at)}
+	return usage{traced: u.traced - was.traced, plain: u.plain - was.plain, agent: u.agent - was.agent, sink: u.sink - was.sink,
+		bench: u.bench - was.bench, busy: u.busy - was.busy, interrupts: u.interrupts - was.interrupts, steal: u.steal - was.steal,
+		at: was.at, length: u.at.Sub(was.at)}
 }
 
 // others is what processes that are no part of the benchmark used.
 func (u usage) others() time.Duration {
-	return max(0, u.busy-u.traced-u.relays-u.agent-u.sink-u.bench)
+	return max(0, u.busy-u.traced-u.plain-u.agent-u.sink-u.bench)
 }
+
+// told is everything but the receiver of spans, which is no part of tracing.
+func (u usage) told() time.Duration { return u.traced + u.plain + u.agent }
 
 // waitQuiet waits for others to finish, but not for ever.
 func (b *bench) waitQuiet(ctx context.Context) {

@@ -12,33 +12,44 @@ import (
 
 // arm is one of the ways in which the same load is run.
 type arm struct {
-	name     string
-	targets  string // YAML; "" runs no agent
-	inject   string // YAML: the headers that the agent writes
-	selected int    // processes that the agent traces
-	drops    bool   // head ratio 0: context, and no events
-	relayed  bool   // the client asks relays, and brings a context
-	bytes    int    // of tracestate and baggage in that
+	name    string
+	peer    *peer  // another agent than weft
+	targets string // YAML; "" runs no weft
+	inject  string // YAML: the headers that weft writes
+	selects bool   // the targets are the rig's traced programs
+	drops   bool   // head ratio 0: context, and no events
+	bytes   int    // of tracestate and baggage that the client brings
+	header  map[string]string
 }
 
-// Arms; the first is what the others are compared with.
+// Arms; the first is what the others are compared with. Peers come behind them.
 const (
 	armWithout = iota
 	armOthers
 	armObserve
 	armTrace
-	armSampledOut // in no table but its own
+	armSampledOut // with both ends only, and in no table but its own
 )
 
-func arms(group string) []arm {
+// arms are those of a rig; sampledOut adds the one that only has a table of its own.
+func (s settings) arms(group string, sampledOut bool) []arm {
 	own := fmt.Sprintf("[{cgroup: %q}]", "*/"+group)
-	return []arm{
-		armWithout:    {name: "without weft"},
-		armOthers:     {name: "weft traces others", targets: `[{exe: "/nonexistent/*"}]`, inject: "[traceparent]"},
-		armObserve:    {name: "weft observes", targets: own, inject: "[]", selected: 2},
-		armTrace:      {name: "weft traces", targets: own, inject: "[traceparent]", selected: 2},
-		armSampledOut: {name: "weft samples out", targets: own, inject: "[traceparent]", selected: 2, drops: true},
+	out := []arm{
+		armWithout: {name: "without weft"},
+		armOthers:  {name: "weft traces others", targets: `[{exe: "/nonexistent/*"}]`, inject: "[traceparent]"},
+		armObserve: {name: "weft observes", targets: own, inject: "[]", selects: true},
+		armTrace:   {name: "weft traces", targets: own, inject: "[traceparent]", selects: true},
 	}
+	if sampledOut {
+		out = append(out, arm{name: "weft samples out", targets: own, inject: "[traceparent]", selects: true, drops: true})
+	}
+	if len(s.peers) > 0 {
+		out[armWithout].name = "no agent"
+	}
+	for i := range s.peers {
+		out = append(out, arm{name: s.peers[i].name, peer: &s.peers[i]})
+	}
+	return out
 }
 
 func (a arm) config(sink string) string {
@@ -49,11 +60,14 @@ func (a arm) config(sink string) string {
 	return text
 }
 
-// writes says whether requests leave with a traceparent of the agent's.
-func (a arm) writes() bool { return a.selected > 0 && a.inject != "[]" }
+// agent says whether anything runs beside the programs.
+func (a arm) agent() bool { return a.targets != "" || a.peer != nil }
+
+// writes says whether requests leave with a traceparent of weft's.
+func (a arm) writes() bool { return a.selects && a.inject != "[]" }
 
 // exports says whether requests leave spans.
-func (a arm) exports() bool { return a.selected > 0 && !a.drops }
+func (a arm) exports() bool { return a.selects && !a.drops }
 
 // reading is one load and what it cost.
 type reading struct {
@@ -70,24 +84,27 @@ func (r reading) perRequest(cpu time.Duration) float64 {
 type round struct {
 	closed, open reading
 	memory       uint64 // the agent's largest resident set, bytes
+	seen         evidence
 }
 
-// results are everything measured.
+// results are everything measured in one section.
 type results struct {
 	settings
-	machine machine
-	arms    []arm
-	rounds  [][]round // by arm, then in order of time
-	hooks   map[int]hookReading
-	carried []carried
-	empty   float64 // ns, emptyRun
-	soak    *soakReading
+	machine   machine
+	hop       *hop
+	arms      []arm
+	rounds    [][]round           // by arm, then in order of time
+	hooks     map[int]hookReading // by arm, at the fixed rate
+	saturated map[int]hookReading // by arm, as fast as it goes
+	carried   []carried
+	empty     float64 // ns, emptyRun
+	soak      *soakReading
 }
 
 type hookReading struct {
 	hooks []hook
 	reading
-	rate float64 // requests/s wanted
+	rate float64 // requests/s wanted; 0: as fast as it goes
 }
 
 type soakReading struct {
@@ -98,140 +115,95 @@ type soakReading struct {
 	unseen samples
 }
 
-// bench holds the processes of one run.
+// bench holds what all sections share.
 type bench struct {
 	settings
-	dir                  string
-	group                *cgroup
-	server, client, sink *child
-	url, sinkAddress     string
-	relays               []*child
-	relayGroup           *cgroup
-	relayURLs            []string
-	agent                *agent // nil: none runs
-	failed               []error
-}
-
-// path is what every request asks for.
-const path = "/cart/items?page=2"
-
-// measure runs everything and reports it.
-func measure(ctx context.Context, s settings) (err error) {
-	dir, err := os.MkdirTemp("", "weft-bench-")
-	if err != nil {
-		return fmt.Errorf("make a temporary folder: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &bench{settings: s, dir: dir}
-	if b.weft == "" {
-		if b.weft, err = buildAgent(ctx, dir); err != nil {
-			return err
-		}
-	}
-	b.waitQuiet(ctx)
-	if err := b.start(ctx); err != nil {
-		return errors.Join(err, b.close())
-	}
-	res, err := b.all(ctx)
-	if err := errors.Join(err, b.close()); err != nil {
-		return err
-	}
-	text := res.markdown()
-	fmt.Println(text)
-	if len(b.failed) > 0 {
-		return fmt.Errorf("the figures above are not what they seem, and were not written down: %w", errors.Join(b.failed...))
-	}
-	if b.doc == "" {
-		return nil
-	}
-	return writeSection(b.doc, text)
+	dir           string
+	agents, sinks *cgroup
+	sink          *child
+	sinkAddress   string
+	agent         *agent       // nil: weft does not run
+	peer          *runningPeer // nil: none runs
+	machine       machine
+	empty         float64
+	progress      *progress
+	record        *record
+	failed        []error // of this section: what was measured is not what its arm says
 }
 
 func (b *bench) start(ctx context.Context) (err error) {
-	if b.group, err = newCgroup("ends"); err != nil {
+	if b.agents, err = newCgroup("agent"); err != nil {
 		return err
 	}
-	if b.server, err = startChild(ctx, roleServer, b.group); err != nil {
+	if b.sinks, err = newCgroup("sink"); err != nil {
 		return err
 	}
-	if b.client, err = startChild(ctx, roleClient, b.group); err != nil {
+	if b.sink, err = startChild(ctx, roleSink, b.sinks); err != nil {
 		return err
 	}
-	if b.sink, err = startChild(ctx, roleSink, nil); err != nil {
-		return err
-	}
-	var at served
-	if err := b.server.request(struct{}{}, &at); err != nil {
-		return err
-	}
-	b.url = "http://" + at.Address + path
 	var to received
 	if err := b.sink.request(struct{}{}, &to); err != nil {
 		return err
 	}
 	b.sinkAddress = to.Address
-	return nil
+	if b.machine, err = describeMachine(); err != nil {
+		return err
+	}
+	b.empty, err = emptyRun()
+	return err
 }
 
 func (b *bench) close() error {
-	var errs []error
-	if b.agent != nil {
-		errs = append(errs, b.agent.cmd.Process.Kill(), ignoreExit(b.agent.cmd.Wait()))
+	errs := []error{b.endTracer()}
+	if b.sink != nil {
+		errs = append(errs, b.sink.stop())
 	}
-	errs = append(errs, b.stopRelays())
-	for _, c := range []*child{b.client, b.server, b.sink} {
-		if c != nil {
-			errs = append(errs, c.stop())
+	for _, g := range []*cgroup{b.agents, b.sinks} {
+		if g != nil {
+			errs = append(errs, g.remove())
 		}
-	}
-	if b.group != nil {
-		errs = append(errs, b.group.remove())
 	}
 	return errors.Join(errs...)
 }
 
-// say tells the user how far it is; the table alone goes to standard output.
-func (b *bench) say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+// say tells the user how far it is; the tables alone go to standard output.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s "+format+"\n", append([]any{b.progress}, args...)...)
+}
 
-func (b *bench) all(ctx context.Context) (*results, error) {
-	res := &results{settings: b.settings, arms: arms(b.group.name), hooks: map[int]hookReading{}}
-	res.rounds = make([][]round, len(res.arms))
-	var err error
-	if res.machine, err = describeMachine(); err != nil {
+// compareArms measures every arm of a rig, interleaved, then the programs of those
+// in watched.
+func (b *bench) compareArms(ctx context.Context, r *rig, arms []arm, watched []int) (*results, error) {
+	res := &results{settings: b.settings, machine: b.machine, arms: arms, rounds: make([][]round, len(arms)),
+		hooks: map[int]hookReading{}, saturated: map[int]hookReading{}, empty: b.empty}
+	rate, err := b.calibrate(ctx, r)
+	if err != nil {
 		return nil, err
 	}
-	if err := b.calibrate(); err != nil {
-		return nil, err
-	}
-	res.rate = b.rate
+	res.rate = rate
 	for n := range b.rounds {
 		// Each round begins with another arm: what drifts falls on all alike.
-		for i := range res.arms {
-			at := (n + i) % len(res.arms)
-			r, err := b.round(ctx, res.arms[at], &res.machine)
+		for i := range arms {
+			at := (n + i) % len(arms)
+			x, err := b.round(ctx, r, arms[at], rate, &res.machine)
 			if err != nil {
 				return nil, err
 			}
-			b.say("round %d/%d  %-18s  %6.0f requests/s  p99 %v at %.0f/s", n+1, b.rounds, res.arms[at].name, r.closed.rate(), r.open.P99, b.rate)
-			res.rounds[at] = append(res.rounds[at], r)
+			res.rounds[at] = append(res.rounds[at], x)
+			b.say("%s, round %d/%d  %-18s  %6.0f requests/s  p99 %v at %.0f/s", r.name, n+1, b.rounds, arms[at].name, x.closed.rate(), x.open.P99, rate)
+			if err := b.record.round(r.name, n, arms[at], x, rate); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if res.empty, err = emptyRun(); err != nil {
-		return nil, err
-	}
-	for _, at := range []int{armOthers, armTrace, armSampledOut} {
-		if res.hooks[at], err = b.watch(ctx, res.arms[at], b.rate); err != nil {
+	for _, at := range watched {
+		if res.hooks[at], err = b.watch(ctx, r, arms[at], rate); err != nil {
 			return nil, err
 		}
-	}
-	if res.carried, err = b.carry(ctx); err != nil {
-		return nil, err
-	}
-	if err := b.stopRelays(); err != nil {
-		return nil, err
-	}
-	if b.soak > 0 {
-		if res.soak, err = b.runSoak(ctx, res); err != nil {
+		if r.port == 0 || at != armTrace {
+			continue // hops only
+		}
+		if res.saturated[at], err = b.watch(ctx, r, arms[at], 0); err != nil {
 			return nil, err
 		}
 	}
@@ -239,44 +211,66 @@ func (b *bench) all(ctx context.Context) (*results, error) {
 }
 
 // calibrate finds the rate of the open loop: half of what is reached without
-// weft, unless the user gave one.
-func (b *bench) calibrate() error {
+// an agent, unless the user gave one.
+func (b *bench) calibrate(ctx context.Context, r *rig) (rate float64, err error) {
 	reached := 0.0
-	for range 2 { // the first warms both processes up
-		o, err := b.load(arm{}, 0, b.phase)
+	if r.fresh != nil {
+		if err := r.fresh(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for range 2 { // the first warms the programs up
+		o, err := b.loaded(r, arm{}, 0, b.phase)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		reached = o.rate()
 	}
-	if b.rate == 0 {
-		b.rate = max(100, math.Floor(reached/2/100)*100)
+	b.progress.add(b.calibration())
+	if rate = b.rate; rate == 0 {
+		rate = halfOf(reached)
 	}
-	b.say("without weft %.0f requests/s; latency is measured at %.0f/s", reached, b.rate)
-	return nil
+	b.say("%s: without an agent %.0f requests/s; latency is measured at %.0f/s", r.name, reached, rate)
+	return rate, nil
 }
 
-// load makes the client send; rate 0 is as fast as it goes.
-func (b *bench) load(a arm, rate float64, length time.Duration) (outcome, error) {
-	l := load{URLs: []string{b.url}, Conns: b.conns, Header: map[string]string{}, Rate: rate, Warm: b.warm, For: length}
-	if a.relayed {
-		l.URLs, l.Conns, l.Header = b.relayURLs, len(b.relayURLs), carryHeader(a.bytes)
+// halfOf is half of a rate, rounded down to two digits or so.
+func halfOf(reached float64) float64 {
+	step := 100.0
+	if reached < 4000 {
+		step = 10
+	}
+	return max(step, math.Floor(reached/2/step)*step)
+}
+
+// loaded makes the client send; rate 0 is as fast as it goes.
+func (b *bench) loaded(r *rig, a arm, rate float64, length time.Duration) (outcome, error) {
+	l := r.load
+	l.Rate, l.Warm, l.For, l.Header = rate, b.warm, length, map[string]string{}
+	for name, value := range a.header {
+		l.Header[name] = value
 	}
 	if b.header > 0 {
 		l.Header["Cookie"] = strings.Repeat("x", b.header)
 	}
 	var o outcome
-	err := b.client.request(l, &o)
-	if err == nil && o.Failed > 0 {
-		err = fmt.Errorf("%d of %d requests failed", o.Failed, o.Sent)
+	if err := r.client.request(l, &o); err != nil {
+		return o, err
 	}
-	return o, err
+	r.count(o.Echo)
+	if o.Failed > 0 {
+		return o, fmt.Errorf("%s, %s: %d of %d requests failed, the first: %s", r.name, a.name, o.Failed, o.Sent, o.Why)
+	}
+	if o.Measured == 0 {
+		return o, fmt.Errorf("%s, %s: nothing was answered within %v", r.name, a.name, length)
+	}
+	return o, nil
 }
 
 // read makes a load and measures what it cost. It ends when the sink has got
 // every span, so that the agent's work on them is counted.
-func (b *bench) read(a arm, rate float64, length time.Duration) (reading, error) {
-	before, err := b.used()
+func (b *bench) read(r *rig, a arm, rate float64, length time.Duration) (reading, error) {
+	before, err := b.used(r)
 	if err != nil {
 		return reading{}, err
 	}
@@ -284,16 +278,21 @@ func (b *bench) read(a arm, rate float64, length time.Duration) (reading, error)
 	if err != nil {
 		return reading{}, err
 	}
-	o, err := b.load(a, rate, length)
+	o, err := b.loaded(r, a, rate, length)
 	if err != nil {
 		return reading{}, err
 	}
 	if a.exports() {
-		if err := b.delivered(was + 2*o.Sent); err != nil {
+		if err := b.delivered(was + r.spans*o.Sent); err != nil {
 			return reading{}, err
 		}
 	}
-	after, err := b.used()
+	if b.peer != nil {
+		if err := b.peer.alive(); err != nil {
+			return reading{}, err
+		}
+	}
+	after, err := b.used(r)
 	if err != nil {
 		return reading{}, err
 	}
@@ -317,162 +316,112 @@ func (b *bench) delivered(want uint64) error {
 	return nil
 }
 
-func (b *bench) round(ctx context.Context, a arm, m *machine) (r round, err error) {
-	_, err = b.under(ctx, a, func() (sent uint64, err error) {
-		if r.closed, err = b.read(a, 0, b.phase); err != nil {
+func (b *bench) round(ctx context.Context, r *rig, a arm, rate float64, m *machine) (x round, err error) {
+	_, x.seen, err = b.under(ctx, r, a, func() (sent uint64, err error) {
+		if x.closed, err = b.read(r, a, 0, b.phase); err != nil {
 			return 0, err
 		}
-		if r.open, err = b.read(a, b.rate, b.phase); err != nil {
+		if x.open, err = b.read(r, a, rate, b.phase); err != nil {
 			return 0, err
 		}
 		if b.agent != nil {
 			m.capture = b.agent.capture()
-			if _, r.memory, err = b.agent.memory(); err != nil {
-				return 0, err
-			}
 		}
-		return r.closed.Sent + r.open.Sent, nil
+		x.memory, err = b.agents.resident()
+		return x.closed.Sent + x.open.Sent, err
 	})
-	return r, err
+	b.progress.add(b.roundOf(a))
+	return x, err
 }
 
-// watch measures the agent's BPF programs at a rate.
-func (b *bench) watch(ctx context.Context, a arm, rate float64) (h hookReading, err error) {
-	_, err = b.under(ctx, a, func() (uint64, error) {
-		w, err := watchHooks(b.agent.cmd.Process.Pid)
+// watch measures an agent's BPF programs at a rate, 0 as fast as it goes.
+func (b *bench) watch(ctx context.Context, r *rig, a arm, rate float64) (h hookReading, err error) {
+	_, _, err = b.under(ctx, r, a, func() (uint64, error) {
+		pids, err := b.agents.pids()
+		if err != nil {
+			return 0, err
+		}
+		w, err := watchHooks(pids)
 		if err != nil {
 			return 0, err
 		}
 		h.rate = rate
-		h.reading, err = b.read(a, rate, b.phase)
+		h.reading, err = b.read(r, a, rate, b.phase)
 		if err != nil {
 			return 0, errors.Join(err, w.close())
 		}
 		h.hooks, err = w.finish()
 		return h.Sent, err
 	})
-	b.say("BPF run time, %s: %d programs ran", a.name, len(h.hooks))
+	b.progress.add(b.watching())
+	if err == nil {
+		b.say("%s, BPF run time, %s: %d programs ran", r.name, a.name, len(h.hooks))
+		err = b.record.hooks(r.name, a, h)
+	}
 	return h, err
 }
 
-// runSoak holds the rate asked for, or the highest there is if tracing did not
-// reach that in the rounds.
-func (b *bench) runSoak(ctx context.Context, res *results) (*soakReading, error) {
+// runSoak holds the rate asked for, or the highest there is if tracing does not
+// reach that.
+func (b *bench) runSoak(ctx context.Context, r *rig) (*soakReading, error) {
+	traces := b.arms(r.traced.name, false)[armTrace]
 	s := &soakReading{wanted: b.soakRate}
-	if reached := median(res.each(armTrace, func(r round) float64 { return r.closed.rate() })); reached < b.soakRate {
-		s.wanted = 0
+	if err := b.soakTrial(ctx, r, traces, s); err != nil {
+		return nil, err
 	}
-	lost, err := b.under(ctx, res.arms[armTrace], func() (_ uint64, err error) {
-		if s.reading, err = b.read(res.arms[armTrace], s.wanted, b.soak); err != nil {
+	last, _, err := b.under(ctx, r, traces, func() (_ uint64, err error) {
+		if s.reading, err = b.read(r, traces, s.wanted, b.soak); err != nil {
 			return 0, err
 		}
-		_, s.memory, err = b.agent.memory()
+		s.memory, err = b.agents.resident()
 		return s.Sent, err
 	})
-	s.lost, s.unseen = lost.above("lost", "dropped"), lost.above("skipped", "desync", "refused")
+	if err != nil {
+		return nil, err
+	}
+	s.lost, s.unseen = last.above("lost", "dropped"), last.above("skipped", "desync", "refused")
+	b.progress.add(b.soaking())
 	b.say("soak: %.0f requests/s for %v", s.rate(), b.soak)
-	return s, err
+	return s, b.record.soak(r.name, s)
 }
 
-// under runs a load under an arm and checks that it was traced as the arm says.
-// It returns the agent's metrics at the end.
-func (b *bench) under(ctx context.Context, a arm, loads func() (sent uint64, err error)) (samples, error) {
-	var before, after served
-	if err := b.server.request(struct{}{}, &before); err != nil {
-		return nil, err
-	}
-	spansBefore, err := b.spans()
-	if err != nil {
-		return nil, err
-	}
-	var first samples
-	if a.targets != "" {
-		if b.agent, err = startAgent(ctx, b.weft, b.dir, a.config(b.sinkAddress), float64(a.selected)); err != nil {
-			return nil, err
+// soakTrial finds out whether the rate is reached, in a load like those of a round.
+func (b *bench) soakTrial(ctx context.Context, r *rig, a arm, s *soakReading) error {
+	_, _, err := b.under(ctx, r, a, func() (uint64, error) {
+		var sent uint64
+		for range 2 { // the first warms the programs up
+			o, err := b.read(r, a, 0, b.phase)
+			if err != nil {
+				return 0, err
+			}
+			sent += o.Sent
+			if o.rate() < b.soakRate {
+				s.wanted = 0
+			} else {
+				s.wanted = b.soakRate
+			}
 		}
-		// Its self-test sent requests of its own.
-		if first, err = b.agent.metrics(); err != nil {
-			return nil, err
-		}
-	}
-	sent, err := loads()
-	if err != nil {
-		return nil, err
-	}
-	var last samples
-	stopped := b.agent
-	if stopped != nil {
-		if last, err = stopped.metrics(); err != nil {
-			return nil, err
-		}
-		b.agent = nil
-		if err := stopped.stop(); err != nil {
-			return nil, err
-		}
-	}
-	if err := b.server.request(struct{}{}, &after); err != nil {
-		return nil, err
-	}
-	spansAfter, err := b.spans()
-	if err != nil {
-		return nil, err
-	}
-	seen := evidence{
-		requests:    after.Requests - before.Requests,
-		traceparent: after.Traceparent - before.Traceparent,
-		sampled:     after.Sampled - before.Sampled,
-		repeated:    after.Repeated - before.Repeated,
-		carried:     after.Carried - before.Carried,
-		spans:       spansAfter - spansBefore,
-		written:     uint64(last.sum(injectedTotal) - first.sum(injectedTotal)),
-		lost:        last.above("lost", "dropped"),
-	}
-	if stopped != nil && !stopped.nothingLost() {
-		seen.summary = stopped.summary()
-	}
-	b.failed = append(b.failed, seen.check(a, sent)...)
-	return last, nil
+		return sent, nil
+	})
+	return err
 }
 
-// injectedTotal counts requests into which the agent wrote.
-const injectedTotal = "weft_kernel_injected_total"
-
-// evidence is what the server, the sink and the agent each say of a load.
-type evidence struct {
-	requests, traceparent, sampled, repeated uint64 // the server
-	carried                                  uint64 // the server: bytes
-	spans                                    uint64 // the sink
-	written                                  uint64 // the agent
-	lost                                     samples
-	summary                                  string // of the agent, if something was lost
-}
-
-// check holds it to what the arm promises; figures of a load that was not traced
-// would flatter.
-func (e evidence) check(a arm, sent uint64) []error {
-	var errs []error
-	same := func(what string, got, want uint64) {
-		if got != want {
-			errs = append(errs, fmt.Errorf("%s: %s: %d, want %d", a.name, what, got, want))
+// watched are the arms whose programs are timed.
+func watched(arms []arm) (out []int) {
+	for at, a := range arms {
+		if a.agent() && at != armObserve {
+			out = append(out, at)
 		}
 	}
-	var headers, sampled, exported uint64
-	if a.writes() {
-		headers = sent
+	return out
+}
+
+// columns are the arms that the tables compare; what is sampled out has its own.
+func (r *results) columns() (out []int) {
+	for at, a := range r.arms {
+		if !a.drops {
+			out = append(out, at)
+		}
 	}
-	if a.exports() {
-		exported = 2 * sent // a client's and a server's
-		sampled = headers
-	}
-	same("requests the server saw", e.requests, sent)
-	same("requests that carried traceparent", e.traceparent, headers)
-	same("requests whose sampled flag was set", e.sampled, sampled)
-	same("bytes of tracestate and baggage", e.carried, headers*uint64(a.bytes))
-	same("requests that carried several", e.repeated, 0)
-	same("spans delivered", e.spans, exported)
-	same("traceparent written, by the agent's own count", e.written, headers)
-	if len(e.lost) > 0 || e.summary != "" {
-		errs = append(errs, fmt.Errorf("%s: lost: %s %s", a.name, e.lost.text(), e.summary))
-	}
-	return errs
+	return out
 }

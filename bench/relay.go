@@ -15,8 +15,9 @@ import (
 	"weft/test/apps/blocking"
 )
 
-// passOn tells a relay where to.
-type passOn struct{ Upstream string }
+// passOn tells a relay where to. Address is where it is to listen; "" is the relay's
+// choice.
+type passOn struct{ Upstream, Address string }
 
 // passedOn is where it listens.
 type passedOn struct{ Address string }

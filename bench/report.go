@@ -2,36 +2,12 @@ package main
 
 import (
 	"fmt"
-	"os"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 )
-
-// Markers around what the benchmark writes in the document.
-const (
-	sectionBegin = "<!-- make bench writes from here -->"
-	sectionEnd   = "<!-- to here -->"
-)
-
-// writeSection replaces what is between the markers of a document.
-func writeSection(path, text string) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("open the document: %w", err)
-	}
-	before, rest, ok := strings.Cut(string(raw), sectionBegin)
-	_, after, ok2 := strings.Cut(rest, sectionEnd)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no section for the table: put a line %q and a line %q there", path, sectionBegin, sectionEnd)
-	}
-	out := before + sectionBegin + "\n\n" + strings.TrimSpace(text) + "\n\n" + sectionEnd + after
-	if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
-		return fmt.Errorf("write the table: %w", err)
-	}
-	return nil
-}
 
 // each is one figure of every round of an arm.
 func (r *results) each(arm int, figure func(round) float64) []float64 {
@@ -46,49 +22,67 @@ func each[T any](rounds []T, figure func(T) float64) []float64 {
 	return out
 }
 
-// columns are the arms that the tables compare; armSampledOut has its own.
-func (r *results) columns() []arm { return r.arms[:armSampledOut] }
-
 // spread is the median of some figures, with the least and the largest.
 func spread(v []float64) string {
 	return fmt.Sprintf("%s (%s–%s)", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
 }
 
-func (x ratio) String() string { return fmt.Sprintf("%.2f× (%.2f–%.2f)", x.Mean, x.Low, x.High) }
+func (x ratio) String() string {
+	if !(x.High < 100*x.Low) {
+		return fmt.Sprintf("%.2f× (no telling)", x.Mean) // two rounds, and a busy machine
+	}
+	return fmt.Sprintf("%.2f× (%.2f–%.2f)", x.Mean, x.Low, x.High)
+}
 
-// markdown is the generated section.
+// markdown is a section of the document.
 func (r *results) markdown() string {
 	var b strings.Builder
-	r.writeMachine(&b)
-	r.writeComparison(&b)
-	r.writeAgent(&b)
-	r.writeHooks(&b)
-	r.writeSampledOut(&b)
-	r.writeCarried(&b)
-	r.writeSoak(&b)
+	switch {
+	case r.hop != nil:
+		fmt.Fprintf(&b, "### Hop: %s\n\n%s\n\n", r.hop.title, r.hop.about)
+		r.writeMachine(&b)
+		r.writeComparison(&b)
+		r.writeTargets(&b)
+		r.writeHooks(&b)
+	case len(r.rounds) > 0:
+		fmt.Fprintf(&b, "### Nothing but tracing\n\nServer and client, both traced: the worst case.\n\n")
+		r.writeMachine(&b)
+		r.writeComparison(&b)
+		r.writeHooks(&b)
+		r.writeSampledOut(&b)
+	case len(r.carried) > 0:
+		fmt.Fprintf(&b, "### Carrying tracestate and baggage\n\n")
+		r.writeMachine(&b)
+		r.writeCarried(&b)
+	case r.soak != nil:
+		fmt.Fprintf(&b, "### Soak\n\n")
+		r.writeMachine(&b)
+		r.writeSoak(&b)
+	}
 	return b.String()
 }
 
+// writeMachine says what the figures hold for: each section may be of another day.
 func (r *results) writeMachine(b *strings.Builder) {
 	m := r.machine
-	virtual := ""
+	fmt.Fprintf(b, "%s: %s, %d cores", m.date, m.cpu, m.cores)
 	if m.virtual {
-		virtual = ", in a virtual machine"
+		b.WriteString(" of a virtual machine")
 	}
-	header := ""
+	fmt.Fprintf(b, ", %.0f GiB, Linux %s, lockdown %s", float64(m.memory)/(1<<30), m.kernel, m.lockdown)
+	if m.capture != "" {
+		fmt.Fprintf(b, ", capture %s", m.capture)
+	}
+	fmt.Fprintf(b, "; %s", runtime.Version())
 	if r.settings.header > 0 {
-		header = fmt.Sprintf("a further request header of %d bytes, ", r.settings.header)
+		fmt.Fprintf(b, "; a further request header of %d bytes", r.settings.header)
 	}
-	others, steal := r.noise()
-	fmt.Fprintf(b, "### Machine\n\n")
-	fmt.Fprintf(b, "| | |\n|---|---|\n")
-	fmt.Fprintf(b, "| CPU | %s, %d cores%s, %.0f GiB |\n", m.cpu, m.cores, virtual, float64(m.memory)/(1<<30))
-	fmt.Fprintf(b, "| kernel | %s, lockdown: %s |\n", m.kernel, m.lockdown)
-	fmt.Fprintf(b, "| capture | %s |\n", m.capture)
-	fmt.Fprintf(b, "| load | HTTP/1.1 keep-alive, %s net/http on both ends, %d connections, %s%d-byte bodies; %d rounds of each column, interleaved, %v of each load |\n",
-		runtime.Version(), r.conns, header, len(page), r.settings.rounds, r.phase)
-	fmt.Fprintf(b, "| quiet | load average %s at the start; during the rounds other processes had %.1f %% of the CPU, the hypervisor withheld %.1f %% |\n", m.load, 100*others, 100*steal)
-	fmt.Fprintf(b, "| date | %s |\n\n", m.date)
+	if len(r.rounds) > 0 {
+		others, steal := r.noise()
+		fmt.Fprintf(b, "; %d connections; %d rounds of each column, %v of each load; meanwhile other processes had %.1f %% of the CPU, and the hypervisor withheld %.1f %%",
+			r.conns, r.settings.rounds, r.phase, 100*others, 100*steal)
+	}
+	b.WriteString(".\n\n")
 }
 
 // noise is how much of the machine others had while loads were measured.
@@ -107,84 +101,93 @@ func (r *results) noise() (others, steal float64) {
 	return float64(o) / float64(length) / cores, float64(s) / float64(length) / cores
 }
 
-// figures are the rows of the comparison.
-func (r *results) figures() []struct {
+// figure is a row of the comparison.
+type figure struct {
 	name, unit string
 	of         func(round) float64
-} {
-	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+	ratio      bool // beside the first column; else as it is, of agents only
+}
+
+func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func (r *results) figures() []figure {
 	at := fmt.Sprintf("at %.0f requests/s", r.rate)
-	return []struct {
-		name, unit string
-		of         func(round) float64
-	}{
-		{"requests/s, as fast as it goes", "", func(x round) float64 { return x.closed.rate() }},
-		{"p50 " + at, "µs", func(x round) float64 { return us(x.open.P50) }},
-		{"p99 " + at, "µs", func(x round) float64 { return us(x.open.P99) }},
-		{"p99.9 " + at, "µs", func(x round) float64 { return us(x.open.P999) }},
-		{"CPU of server and client per request, " + at, "µs", func(x round) float64 { return x.open.perRequest(x.open.traced) }},
-		{"CPU of server and client per request, as fast as it goes", "µs", func(x round) float64 { return x.closed.perRequest(x.closed.traced) }},
+	const most = "as fast as it goes"
+	who := "server and client"
+	if r.hop != nil {
+		who = "the traced program"
 	}
+	rows := []figure{
+		{"requests/s, " + most, "", func(x round) float64 { return x.closed.rate() }, true},
+		{"p50 " + at, "µs", func(x round) float64 { return us(x.open.P50) }, true},
+		{"p99 " + at, "µs", func(x round) float64 { return us(x.open.P99) }, true},
+		{"p99.9 " + at, "µs", func(x round) float64 { return us(x.open.P999) }, true},
+		{"CPU of " + who + " per request, " + at, "µs", func(x round) float64 { return x.open.perRequest(x.open.traced) }, true},
+		{"CPU of " + who + " per request, " + most, "µs", func(x round) float64 { return x.closed.perRequest(x.closed.traced) }, true},
+	}
+	if r.hop != nil {
+		rows = append(rows,
+			figure{"CPU of both untraced ends per request, " + most, "µs", func(x round) float64 { return x.closed.perRequest(x.closed.plain) }, true},
+			figure{"CPU of all of it, agent included, per request, " + at, "µs", func(x round) float64 { return x.open.perRequest(x.open.told()) }, true},
+			figure{"CPU of all of it, agent included, per request, " + most, "µs", func(x round) float64 { return x.closed.perRequest(x.closed.told()) }, true})
+	}
+	return append(rows,
+		figure{"agent: CPU ms per 1,000 requests, " + at, "", func(x round) float64 { return x.open.perRequest(x.open.agent) }, false},
+		figure{"agent: CPU ms per 1,000 requests, " + most, "", func(x round) float64 { return x.closed.perRequest(x.closed.agent) }, false},
+		figure{"agent: largest resident set, MiB", "", func(x round) float64 { return float64(x.memory) / (1 << 20) }, false},
+		figure{"spans delivered per request", "", func(x round) float64 { return x.seen.perRequest(x.seen.spans) }, false},
+		figure{"requests that left with one `traceparent`, per request", "", func(x round) float64 { return x.seen.perRequest(x.seen.traceparent) }, false},
+		figure{"events lost, by the agent's count", "", func(x round) float64 { return x.seen.losses() }, false})
 }
 
 func (r *results) writeComparison(b *strings.Builder) {
-	fmt.Fprintf(b, "### Requests\n\n")
-	fmt.Fprintf(b, "The first column is measured; the others are ratios to it: geometric mean of the rounds (95 %% confidence interval).\n\n")
+	fmt.Fprintf(b, "The first column is measured: median of the rounds (least–most). Beside it `×` is a ratio to that: geometric mean of the rounds (95 %% confidence interval); the agent's own figures are medians (least–most).\n\n")
+	columns := r.columns()
 	b.WriteString("| |")
-	for _, a := range r.columns() {
-		fmt.Fprintf(b, " %s |", a.name)
+	for _, at := range columns {
+		fmt.Fprintf(b, " %s |", r.arms[at].name)
 	}
-	b.WriteString("\n|---|" + strings.Repeat("--:|", len(r.columns())) + "\n")
+	b.WriteString("\n|---|" + strings.Repeat("--:|", len(columns)) + "\n")
 	for _, f := range r.figures() {
 		base := r.each(armWithout, f.of)
-		fmt.Fprintf(b, "| %s | %s (%s–%s) |", f.name, strings.TrimSpace(number(median(base))+" "+f.unit), number(slices.Min(base)), number(slices.Max(base)))
-		for at := range r.columns()[1:] {
-			fmt.Fprintf(b, " %s |", compare(r.each(at+1, f.of), base))
+		if f.ratio {
+			fmt.Fprintf(b, "| %s | %s (%s–%s) |", f.name, strings.TrimSpace(number(median(base))+" "+f.unit), number(slices.Min(base)), number(slices.Max(base)))
+		} else {
+			fmt.Fprintf(b, "| %s | |", f.name)
+		}
+		for _, at := range columns[1:] {
+			switch values := r.each(at, f.of); {
+			case f.ratio:
+				fmt.Fprintf(b, " %s |", compare(values, base))
+			case strings.HasPrefix(f.name, "events lost") && r.arms[at].peer != nil:
+				b.WriteString(" not known |")
+			default:
+				fmt.Fprintf(b, " %s |", spread(values))
+			}
 		}
 		b.WriteString("\n")
 	}
 	b.WriteString("\n")
-	for at, a := range r.columns() {
+	for _, at := range columns {
 		late, measured := 0.0, 0.0
 		for _, x := range r.rounds[at] {
 			late += float64(x.open.Late)
 			measured += float64(x.open.Measured)
 		}
 		if late > 0.01*measured {
-			fmt.Fprintf(b, "Not sustained: %s, %.0f %% of the requests at the fixed rate were unanswered at its end; its latencies are those of a growing queue.\n\n", a.name, 100*late/measured)
+			fmt.Fprintf(b, "Not sustained: %s, %.0f %% of the requests at the fixed rate were unanswered at its end; its latencies are those of a growing queue.\n\n", r.arms[at].name, 100*late/measured)
 		}
 	}
-}
-
-func (r *results) writeAgent(b *strings.Builder) {
-	fmt.Fprintf(b, "### Agent\n\nMedian of the rounds (least–most). A request is two spans, delivered over OTLP/gRPC to a process that only counts them.\n\n")
-	b.WriteString("| |")
-	for _, a := range r.columns()[1:] {
-		fmt.Fprintf(b, " %s |", a.name)
-	}
-	b.WriteString("\n|---|" + strings.Repeat("--:|", len(r.columns())-1) + "\n")
-	rows := []struct {
-		name string
-		of   func(round) float64
-	}{
-		{fmt.Sprintf("CPU ms per 1,000 requests, at %.0f requests/s", r.rate), func(x round) float64 { return x.open.perRequest(x.open.agent) }},
-		{"CPU ms per 1,000 requests, as fast as it goes", func(x round) float64 { return x.closed.perRequest(x.closed.agent) }},
-		{"largest resident set, MiB (at most 64 wanted)", func(x round) float64 { return float64(x.memory) / (1 << 20) }},
-	}
-	for _, row := range rows {
-		fmt.Fprintf(b, "| %s |", row.name)
-		for at := range r.columns()[1:] {
-			fmt.Fprintf(b, " %s |", spread(r.each(at+1, row.of)))
-		}
-		b.WriteString("\n")
-	}
-	b.WriteString("\n")
 }
 
 func (r *results) writeHooks(b *strings.Builder) {
-	fmt.Fprintf(b, "### Hooks\n\nBPF run-time statistics at %.0f requests/s, in runs of their own: measuring costs time too. An empty program reads as %.0f ns; that is in every run below. What it costs to reach a program is not.\n\n", r.rate, r.empty)
-	for _, at := range []int{armTrace, armSampledOut, armOthers} {
+	fmt.Fprintf(b, "#### Hooks\n\nBPF run-time statistics at %.0f requests/s, in runs of their own: measuring costs time too. An empty program reads as %.0f ns; that is in every run below. What it costs to reach a program is not.\n\n", r.rate, r.empty)
+	for _, at := range slices.Sorted(maps.Keys(r.hooks)) {
 		h := r.hooks[at]
+		if len(h.hooks) == 0 {
+			fmt.Fprintf(b, "%s: its processes hold no BPF program that ran.\n\n", capital(r.arms[at].name))
+			continue
+		}
 		fmt.Fprintf(b, "%s:\n\n| program | kind | runs per request | ns per run | ns per request |\n|---|---|--:|--:|--:|\n", capital(r.arms[at].name))
 		for _, k := range h.hooks {
 			perRequest := h.runs(k)
@@ -208,7 +211,6 @@ func (r *results) writeSoak(b *strings.Builder) {
 	if s == nil {
 		return
 	}
-	fmt.Fprintf(b, "### Soak\n\n")
 	if s.wanted > 0 {
 		fmt.Fprintf(b, "%s requests/s wanted for %v: %s reached, ", number(s.wanted), r.settings.soak, number(s.rate()))
 	} else {
@@ -220,6 +222,16 @@ func (r *results) writeSoak(b *strings.Builder) {
 		lost += v
 	}
 	fmt.Fprintf(b, "%d requests, %d spans, **%.0f events lost**, largest resident set %.0f MiB.\n", s.Sent, 2*s.Sent, lost, float64(s.memory)/(1<<20))
+	fmt.Fprintf(b, "\n| target | wanted | measured | |\n|---|--:|--:|---|\n")
+	mib := float64(s.memory) / (1 << 20)
+	reached := metOrMissed(mib <= wantedMemory)
+	if s.rate() < 0.99*r.soakRate {
+		reached = fmt.Sprintf("not decided: %s requests/s were not reached here; at %s **%s**", number(r.soakRate), number(s.rate()), reached)
+	} else {
+		reached = "**" + reached + "**"
+	}
+	fmt.Fprintf(b, "| agent's largest resident set at %s requests/s | ≤ %.0f MiB | %.1f MiB | %s |\n", number(r.soakRate), wantedMemory, mib, reached)
+	fmt.Fprintf(b, "| events lost | 0 | %.0f | **%s** |\n", lost, metOrMissed(lost == 0))
 	if len(s.lost) > 0 {
 		fmt.Fprintf(b, "\nLost: %s\n", s.lost.text())
 	}

@@ -55,7 +55,7 @@ func shares(of, by []float64) (out []float64) {
 }
 
 func (r *results) writeSampledOut(b *strings.Builder) {
-	fmt.Fprintf(b, "### Sampled out\n\n")
+	fmt.Fprintf(b, "#### Sampled out\n\n")
 	fmt.Fprintf(b, "Head ratio 0 beside ratio 1: the same requests leave with `traceparent` all the same, its sampled flag clear, and there is no event of them. The loads are of the rounds above. What is no ratio of rates is the median of the rounds (least–most); a quotient is taken round by round.\n\n")
 	b.WriteString("| | sampled in | sampled out | out to in |\n|---|--:|--:|--:|\n")
 	rate := func(x round) float64 { return x.closed.rate() }
@@ -98,7 +98,6 @@ func (r *results) writeCarried(b *strings.Builder) {
 	if len(r.carried) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "### Carrying tracestate and baggage\n\n")
 	fmt.Fprintf(b, "A client asks a server through %d relays, over one connection each. A relay is a program of blocking calls that answers with what it gets for a request of its own and forwards no header; the relays alone are traced. The client brings a `traceparent` and so many bytes of `tracestate` and `baggage`: half of each, but no more than the 512 bytes of `tracestate` that the specification wants carried at least. The sizes fall into the three classes of memory in which weft keeps what it carries (up to 248 bytes, 2,040, more). The server counted every byte: with weft all of them, without it none. Every load is as fast as it goes; ratios are geometric means of the rounds (95 %% confidence interval).\n\n", relayCount)
 	var sizes, parts []string
 	for _, c := range r.carried {
@@ -117,7 +116,7 @@ func (r *results) writeCarried(b *strings.Builder) {
 	none := r.carried[0]
 	rates := func(v []reading) []float64 { return each(v, reading.rate) }
 	relays := func(v []reading) []float64 {
-		return each(v, func(x reading) float64 { return x.perRequest(x.relays) })
+		return each(v, func(x reading) float64 { return x.perRequest(x.traced) })
 	}
 	agents := func(v []reading) []float64 {
 		return each(v, func(x reading) float64 { return x.perRequest(x.agent) })

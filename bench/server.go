@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +19,12 @@ type served struct {
 	Carried     uint64 // bytes of tracestate and baggage, in all
 }
 
+// since is what was seen between two readings.
+func (s served) since(was served) served {
+	return served{s.Address, s.Requests - was.Requests, s.Traceparent - was.Traceparent, s.Sampled - was.Sampled,
+		s.Repeated - was.Repeated, s.Carried - was.Carried}
+}
+
 // page is what every request gets: small, so that tracing shows.
 var page = []byte(strings.Repeat("weft and warp. ", 8))
 
@@ -29,23 +34,12 @@ func server(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	var requests, traceparent, sampled, repeated, carried atomic.Uint64
+	var saw sight
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		requests.Add(1)
-		switch parent := r.Header["Traceparent"]; len(parent) {
-		case 0:
-		case 1:
-			traceparent.Add(1)
-			// The last digit of 00 to 03, which are all the flags there are.
-			if p := parent[0]; p[len(p)-1]&1 == 1 {
-				sampled.Add(1)
-			}
-		default:
-			repeated.Add(1)
-		}
+		saw.request(r.Header["Traceparent"])
 		for _, name := range []string{"Tracestate", "Baggage"} {
 			for _, value := range r.Header[name] {
-				carried.Add(uint64(len(value)))
+				saw.carried.Add(uint64(len(value)))
 			}
 		}
 		w.Header().Set("Content-Type", "text/plain")
@@ -53,7 +47,5 @@ func server(in io.Reader, out io.Writer) error {
 	})}
 	go func() { _ = s.Serve(listener) }() // until Close
 	defer s.Close()
-	return answer(in, out, func(struct{}) (served, error) {
-		return served{listener.Addr().String(), requests.Load(), traceparent.Load(), sampled.Load(), repeated.Load(), carried.Load()}, nil
-	})
+	return answer(in, out, func(struct{}) (served, error) { return saw.read(listener.Addr().String()), nil })
 }

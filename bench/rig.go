@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// rig is programs that a load goes through, and how to ask them what they saw.
+type rig struct {
+	name   string
+	spans  uint64  // that a traced request leaves; 0: weft knows nothing of its protocol and must leave it alone
+	traced *cgroup // what agents are told to trace
+	plain  *cgroup // load generator and what is behind
+	port   int     // that the traced program listens on
+	client *child
+	load   load // what the client is asked each time, but for rate and length
+	saw    func() (served, error)
+	// fresh starts the traced program anew, so that no connection is left of the
+	// arm before: an agent has to see them open. nil where none is kept.
+	fresh func(context.Context) error
+
+	echoed   served   // what answers said so far, with load.Echoed
+	children []*child // beside the client
+	groups   []*cgroup
+}
+
+// newRig makes the cgroups.
+func newRig(name string, spans uint64, l load) (*rig, error) {
+	r := &rig{name: name, spans: spans, load: l}
+	r.saw = func() (served, error) { return r.echoed, nil }
+	for of, into := range map[string]**cgroup{"traced": &r.traced, "plain": &r.plain} {
+		g, err := newCgroup(of)
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		*into, r.groups = g, append(r.groups, g)
+	}
+	return r, nil
+}
+
+// count adds what the client read in answers.
+func (r *rig) count(echo served) {
+	r.echoed.Requests += echo.Requests
+	r.echoed.Traceparent += echo.Traceparent
+	r.echoed.Sampled += echo.Sampled
+	r.echoed.Repeated += echo.Repeated
+}
+
+// close ends the programs.
+func (r *rig) close() error {
+	var errs []error
+	for _, c := range append(r.children, r.client) {
+		if c != nil {
+			errs = append(errs, c.stop())
+		}
+	}
+	for _, g := range r.groups {
+		errs = append(errs, g.remove())
+	}
+	return errors.Join(errs...)
+}
+
+// child starts a role that ends with the rig.
+func (r *rig) child(ctx context.Context, role string, g *cgroup) (*child, error) {
+	c, err := startChild(ctx, role, g)
+	if err == nil {
+		r.children = append(r.children, c)
+	}
+	return c, err
+}
+
+// asks is what the backend in a child says it saw.
+func asks(c *child) func() (served, error) {
+	return func() (s served, err error) { return s, c.request(struct{}{}, &s) }
+}
+
+// path is what every request asks for.
+const path = "/cart/items?page=2"
+
+// bothEnds is nothing but tracing: a client and a server, both traced.
+func (b *bench) bothEnds(ctx context.Context) (_ *rig, err error) {
+	r, err := newRig("both ends", 2, load{Conns: b.conns})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	s, err := r.child(ctx, roleServer, r.traced)
+	if err != nil {
+		return nil, err
+	}
+	r.saw = asks(s)
+	at, err := r.saw()
+	if err != nil {
+		return nil, err
+	}
+	r.load.URLs = []string{"http://" + at.Address + path}
+	r.client, err = startChild(ctx, roleClient, r.traced)
+	return r, err
+}
+
+// hop is one traced program between a load generator and a service behind it, both
+// of which are not traced.
+type hop struct {
+	name  string // of its section
+	title string
+	about string
+	spans uint64
+	// targets says that the project's targets are for this hop.
+	targets bool
+	// check says early what is missing for it.
+	check func(installed) error
+	// start fills in what of the rig differs: load, saw, fresh.
+	start func(ctx context.Context, b *bench, in installed, r *rig) error
+}
+
+func hops() []hop {
+	return []hop{
+		{name: "go-http1", title: "Go, HTTP/1", spans: 2, targets: true, start: startGoHTTP,
+			about: "A `net/http` handler asks a `net/http` service behind it by `http.Client`."},
+		{name: "go-grpc", title: "Go, gRPC", start: startGoGRPC,
+			about: "A gRPC server asks another behind it: unary calls, plaintext, four connections from the load. " +
+				"**Weft does not parse HTTP/2 yet**, so there are neither spans nor context: this is what a selected program pays that weft must leave alone."},
+		{name: "flask-express", title: "Flask → Express", spans: 2, check: checkFlask, start: startFlask,
+			about: "Flask under gunicorn (2 workers of 8 threads) asks Express through a urllib3 pool. Express tells what headers it received, and the load generator reads that."},
+		{name: "nginx", title: "nginx proxy", spans: 2, check: checkNginx, start: startNginx,
+			about: "nginx (2 workers) passes requests on to a `net/http` service over kept connections."},
+	}
+}
+
+// hopRig starts a hop: the load generator and what is behind in one cgroup, the
+// traced program in another.
+func (b *bench) hopRig(ctx context.Context, h hop) (_ *rig, err error) {
+	in, err := findInstalled()
+	if err != nil {
+		return nil, err
+	}
+	r, err := newRig(h.name, h.spans, load{Conns: b.conns})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	if r.port, err = freePort(); err != nil {
+		return nil, err
+	}
+	if r.client, err = startChild(ctx, roleClient, r.plain); err != nil {
+		return nil, err
+	}
+	if err := h.start(ctx, b, in, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", h.name, err)
+	}
+	return r, nil
+}
+
+// address is where the traced program listens.
+func (r *rig) address() string { return fmt.Sprintf("127.0.0.1:%d", r.port) }
+
+func startGoHTTP(ctx context.Context, _ *bench, _ installed, r *rig) error {
+	r.load.URLs = []string{"http://" + r.address() + path}
+	return startGo(ctx, r, roleServer, roleHop)
+}
+
+func startGoGRPC(ctx context.Context, _ *bench, _ installed, r *rig) error {
+	r.load.GRPC = r.address()
+	return startGo(ctx, r, roleGRPCServer, roleGRPCHop)
+}
+
+func startGo(ctx context.Context, r *rig, behind, between string) error {
+	at, err := r.backend(ctx, behind)
+	if err != nil {
+		return err
+	}
+	r.fresh = func(ctx context.Context) error {
+		if err := r.traced.empty(); err != nil {
+			return err
+		}
+		c, err := startChild(ctx, between, r.traced)
+		if err != nil {
+			return err
+		}
+		var ready passedOn
+		err = c.request(passOn{Upstream: at.Address, Address: r.address()}, &ready)
+		go func() { _ = c.cmd.Wait() }() // it ends with its group
+		return err
+	}
+	return nil
+}
+
+// backend starts the service behind in a child.
+func (r *rig) backend(ctx context.Context, role string) (served, error) {
+	c, err := r.child(ctx, role, r.plain)
+	if err != nil {
+		return served{}, err
+	}
+	r.saw = asks(c)
+	return r.saw()
+}
+
+func checkFlask(in installed) error {
+	_, err := in.gunicorn(0, "")
+	_, err2 := in.express(0)
+	return errors.Join(err, err2)
+}
+
+func startFlask(ctx context.Context, b *bench, in installed, r *rig) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	behind, err := in.express(port)
+	if err != nil {
+		return err
+	}
+	if err := behind.start(ctx, r.plain, b.dir); err != nil {
+		return err
+	}
+	between, err := in.gunicorn(r.port, fmt.Sprintf("http://127.0.0.1:%d/leaf", port))
+	if err != nil {
+		return err
+	}
+	r.load.URLs, r.load.Echoed = []string{"http://" + r.address() + "/call?id=7"}, true
+	r.restarts(between, b.dir)
+	return nil
+}
+
+func checkNginx(installed) error {
+	_, err := tool("nginx")
+	return err
+}
+
+func startNginx(ctx context.Context, b *bench, in installed, r *rig) error {
+	at, err := r.backend(ctx, roleServer)
+	if err != nil {
+		return err
+	}
+	between, err := in.nginx(r.port, at.Address, b.dir)
+	if err != nil {
+		return err
+	}
+	r.load.URLs = []string{"http://" + r.address() + "/via"}
+	r.restarts(between, b.dir)
+	return nil
+}
+
+// restarts lets every arm begin with a new one.
+func (r *rig) restarts(p *service, dir string) {
+	r.fresh = func(ctx context.Context) error {
+		if err := r.traced.empty(); err != nil {
+			return err
+		}
+		return p.start(ctx, r.traced, dir)
+	}
+}
