@@ -89,6 +89,7 @@ type exchangeKey struct {
 // sink and its place in the list.
 type exchange struct {
 	span         event.Span
+	at           time.Time // when it was opened, by the clock of Tick
 	older, newer *exchange
 }
 
@@ -165,7 +166,10 @@ func (c *Correlator) Request(r event.Request) {
 		c.drop(c.oldest)
 		c.count.openFull.Inc()
 	}
-	x := &exchange{span: event.Span{Request: r}}
+	x := &exchange{span: event.Span{Request: r}, at: c.now}
+	if x.at.IsZero() { // no Tick yet
+		x.at = r.Start
+	}
 	if p, ok := c.processes[processKey{r.PID, r.PIDStart}]; ok {
 		x.span.Process = p.info
 	}
@@ -210,6 +214,14 @@ func (c *Correlator) Response(r event.Response) {
 	c.count.open.Set(float64(len(c.open)))
 
 	span := &x.span
+	// The wall clock may have been stepped in between: both ends are told by the
+	// request's, so that the time between them is the true one.
+	if shift := span.Clock - r.Clock; shift != 0 {
+		r.Clock, r.End = span.Clock, r.End.Add(shift)
+		if !r.FirstByte.IsZero() {
+			r.FirstByte = r.FirstByte.Add(shift)
+		}
+	}
 	span.Response = r
 	// An end that was not seen, or that two CPUs stamped in the other order,
 	// must not become a span that ends before it starts.
@@ -239,11 +251,12 @@ func (c *Correlator) Response(r event.Response) {
 	c.sink.Span(span)
 }
 
-// Tick ages out what waited too long. Call it about once a second with the
-// current wall clock; ages are exact to the interval of the calls.
+// Tick ages out what waited too long. Call it about once a second with
+// time.Now(): ages are by its monotonic reading, which no step of the wall clock
+// moves, and exact to the interval of the calls.
 func (c *Correlator) Tick(now time.Time) {
 	c.now = now
-	for c.oldest != nil && now.Sub(c.oldest.span.Start) > c.opts.MaxAge {
+	for c.oldest != nil && now.Sub(c.oldest.at) > c.opts.MaxAge {
 		c.drop(c.oldest)
 		c.count.maxAge.Inc()
 	}

@@ -107,6 +107,7 @@ func decodeRequest(raw []byte, clock Clock) (event.Request, error) {
 	}
 	return event.Request{
 		Start:       clock.Wall(r.StartNs),
+		Clock:       clock.Offset,
 		Socket:      r.Socket,
 		PID:         r.Tgid,
 		TID:         r.Tid,
@@ -157,6 +158,7 @@ func decodeResponse(raw []byte, clock Clock) (event.Response, error) {
 		Role:         event.Role(r.Role),
 		FirstByte:    clock.Wall(r.FirstByteNs),
 		End:          clock.Wall(r.EndNs),
+		Clock:        clock.Offset,
 		RequestBody:  r.RequestBody,
 		ResponseBody: r.ResponseBody,
 		Status:       int(r.Status),

@@ -81,7 +81,7 @@ func TestDecode(t *testing.T) {
 		want any
 	}{
 		"request": {requestRecord(), event.Request{
-			Start: time.Unix(1, 1000), Socket: 7, PID: 41, TID: 42, PIDStart: 99,
+			Start: time.Unix(1, 1000), Clock: time.Second, Socket: 7, PID: 41, TID: 42, PIDStart: 99,
 			TraceID: event.TraceID{1: 2}, SpanID: event.SpanID{3: 4}, ParentID: event.SpanID{5: 6},
 			Local: netip.MustParseAddrPort("10.0.0.1:8080"), Remote: netip.MustParseAddrPort("[2001:db8::1]:443"),
 			Role: event.RoleClient, Flags: 3, Rule: event.ParentThread, Propagation: event.PropagationInjected,
@@ -99,7 +99,7 @@ func TestDecode(t *testing.T) {
 			Role: event.RoleServer, TraceState: "a=1"}},
 		// No first byte came: the zero time, not one in 1970.
 		"response": {responseRecord(), event.Response{SpanID: event.SpanID{3: 4}, Role: event.RoleServer,
-			End: time.Unix(1, 3000), RequestBody: 1, ResponseBody: 2, Status: 503, Reason: event.EndReset}},
+			End: time.Unix(1, 3000), Clock: time.Second, RequestBody: 1, ResponseBody: 2, Status: 503, Reason: event.EndReset}},
 		"process": {processRecord(ProcessListen), ProcessRecord{PID: 41, ParentPID: 40, PIDStart: 99, Op: ProcessListen, Port: 8080}},
 		"socket":  {socketRecord(), SocketRecord{Cookie: 77}},
 		// The ring rounds up to eight bytes; what follows a record is not it.

@@ -25,6 +25,7 @@ type finder struct {
 	selector Selector
 	around   func(pid uint32, cgroup string) map[string]string // Options.Attributes
 	targets  *ebpf.Map
+	threads  *ebpf.Map // nil: nothing is forgotten there
 	inject   *injector // nil: observing only
 	failed   *attachFailures
 	sampling Sampling
@@ -35,6 +36,7 @@ type finder struct {
 	started  time.Time
 	warned   bool
 	hidden   hidden
+	sweep    sweep
 	seen     map[string]bool // executables looked at, for the warning that nothing matched
 }
 
@@ -81,8 +83,9 @@ func (f *finder) scan(h Handler) error {
 	return nil
 }
 
-// tick warns once if nothing matched for a while.
-func (f *finder) tick(_ Handler, now time.Time) {
+// tick drops what ended unnoticed, and warns once if nothing matched for a while.
+func (f *finder) tick(h Handler, now time.Time) {
+	f.sweepSome(h, now)
 	if f.selector == nil || f.warned || len(f.tracked) > 0 || now.Sub(f.started) < unmatchedAfter {
 		return
 	}
@@ -107,6 +110,7 @@ func (f *finder) process(h Handler, r ProcessRecord) {
 		f.forked(h, r)
 	case ProcessExit:
 		f.drop(r.PID)
+		f.forget(r.PID, r.PIDStart)
 		h.ProcessExit(r.PID, r.PIDStart)
 	}
 }

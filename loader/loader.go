@@ -77,6 +77,7 @@ func New(o Options) (*Loader, error) {
 		}
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
+	l.finder.threads = coll.Maps["threads"]
 	return l, nil
 }
 

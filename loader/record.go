@@ -77,7 +77,11 @@ func (r *recorder) finish() error {
 	if r == nil {
 		return nil
 	}
-	if err := errors.Join(r.err, r.w.Flush()); err != nil {
+	err := r.err
+	if err == nil { // else Flush says the same again
+		err = r.w.Flush()
+	}
+	if err != nil {
 		return fmt.Errorf("record events: %w; the recording is incomplete", err)
 	}
 	return nil

@@ -83,13 +83,11 @@ func (e *execCmd) Run(ctx context.Context, s *streams) error {
 	if rows, serr := stats.Summary(); serr == nil && len(rows) > 0 {
 		a.summary(s)
 	}
-	if err := errors.Join(err, a.loader.Close()); err != nil {
-		return err
+	err = errors.Join(err, a.loader.Close())
+	if status != exitOK { // CMD's comes before weft's own
+		return &exitStatus{status: status, err: err}
 	}
-	if status != exitOK {
-		return &exitStatus{status: status}
-	}
-	return nil
+	return err
 }
 
 func notFound(name string, err error) error {

@@ -65,8 +65,9 @@ const (
 
 // Request is the first half of an exchange: its header block is complete.
 type Request struct {
-	Start    time.Time // first byte of the request
-	Socket   uint64    // socket identity, opaque
+	Start    time.Time     // first byte of the request
+	Clock    time.Duration // wall clock minus monotonic clock, of Start
+	Socket   uint64        // socket identity, opaque
 	PID, TID uint32
 	PIDStart uint64 // start_boottime of the process, ns
 	TraceID  TraceID
@@ -117,7 +118,8 @@ type Response struct {
 	Role         Role
 	FirstByte    time.Time // zero: no final response came
 	End          time.Time
-	RequestBody  uint64 // bytes, chunk framing excluded
+	Clock        time.Duration // wall clock minus monotonic clock, of FirstByte and End
+	RequestBody  uint64        // bytes, chunk framing excluded
 	ResponseBody uint64
 	Status       int // 0: none came
 	Reason       End
