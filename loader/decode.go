@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"time"
 	"unsafe"
@@ -16,13 +17,13 @@ const abiVersion = 2
 // ErrRecord marks a ring record that cannot be decoded.
 var ErrRecord = errors.New("malformed ring record")
 
-// view copies a record into its generated struct after a length check.
-func view[T any](b []byte) (t T, err error) {
-	if uintptr(len(b)) < unsafe.Sizeof(t) {
-		return t, fmt.Errorf("%w: %d bytes, want %d", ErrRecord, len(b), unsafe.Sizeof(t))
+// view reads a record as its generated struct, in place, after a length check.
+// The structs hold no pointers, so any address will do.
+func view[T any](b []byte) (*T, error) {
+	if size := unsafe.Sizeof(*new(T)); uintptr(len(b)) < size {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrRecord, len(b), size)
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&t)), unsafe.Sizeof(t)), b)
-	return t, nil
+	return (*T)(unsafe.Pointer(unsafe.SliceData(b))), nil
 }
 
 // Clock turns CLOCK_MONOTONIC nanoseconds of the kernel into wall time.
@@ -61,50 +62,97 @@ type ProcessRecord struct {
 // sockhash.
 type SocketRecord struct{ Cookie uint64 }
 
+// receiver takes decoded records. Each kind has a method of its own, because a
+// value of any of them would cost an allocation.
+type receiver interface {
+	Request(event.Request)
+	Carried(event.Carried)
+	Response(event.Response)
+	process(ProcessRecord)
+	socket(SocketRecord)
+}
+
 // Decode turns one ring record into event.Request, event.Carried, event.Response,
 // ProcessRecord or SocketRecord. It returns an error wrapping ErrRecord for
 // anything else.
 func Decode(raw []byte, clock Clock) (any, error) {
-	head, err := view[WeftWeftEventHead](raw)
-	if err != nil {
+	var out single
+	if err := newDecoder().decode(raw, clock, &out); err != nil {
 		return nil, err
 	}
+	return out.record, nil
+}
+
+// single keeps the record it receives.
+type single struct{ record any }
+
+func (d *single) Request(r event.Request)   { d.record = r }
+func (d *single) Carried(r event.Carried)   { d.record = r }
+func (d *single) Response(r event.Response) { d.record = r }
+func (d *single) process(r ProcessRecord)   { d.record = r }
+func (d *single) socket(r SocketRecord)     { d.record = r }
+
+// decoder decodes records, one after the other.
+type decoder struct {
+	seed  maphash.Seed
+	texts [1024]string
+}
+
+func newDecoder() *decoder { return &decoder{seed: maphash.MakeSeed()} }
+
+// decode hands one ring record to the receiver, or returns an error wrapping
+// ErrRecord. It keeps nothing of raw.
+func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
+	head, err := view[WeftWeftEventHead](raw)
+	if err != nil {
+		return err
+	}
 	if head.Version != abiVersion {
-		return nil, fmt.Errorf("%w: version %d, want %d", ErrRecord, head.Version, abiVersion)
+		return fmt.Errorf("%w: version %d, want %d", ErrRecord, head.Version, abiVersion)
 	}
 	if int(head.Length) > len(raw) {
-		return nil, fmt.Errorf("%w: says %d bytes, has %d", ErrRecord, head.Length, len(raw))
+		return fmt.Errorf("%w: says %d bytes, has %d", ErrRecord, head.Length, len(raw))
 	}
 	raw = raw[:head.Length]
 	switch head.Type {
 	case uint16(WeftWeftEventTypeWEFT_EVENT_REQUEST):
-		return decodeRequest(raw, clock)
+		r, err := view[WeftWeftRequest](raw)
+		if err != nil {
+			return err
+		}
+		to.Request(d.request(r, clock))
 	case uint16(WeftWeftEventTypeWEFT_EVENT_CARRIED):
-		return decodeCarried(raw)
+		r, err := decodeCarried(raw)
+		if err != nil {
+			return err
+		}
+		to.Carried(r)
 	case uint16(WeftWeftEventTypeWEFT_EVENT_RESPONSE):
-		return decodeResponse(raw, clock)
+		r, err := view[WeftWeftResponse](raw)
+		if err != nil {
+			return err
+		}
+		to.Response(response(r, clock))
 	case uint16(WeftWeftEventTypeWEFT_EVENT_PROCESS):
 		r, err := view[WeftWeftProcess](raw)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return ProcessRecord{PID: r.Tgid, ParentPID: r.ParentTgid, PIDStart: r.ProcessStartNs,
-			Op: ProcessOp(r.Op), Port: r.Port}, nil
+		to.process(ProcessRecord{PID: r.Tgid, ParentPID: r.ParentTgid, PIDStart: r.ProcessStartNs,
+			Op: ProcessOp(r.Op), Port: r.Port})
 	case uint16(WeftWeftEventTypeWEFT_EVENT_SOCKET):
 		r, err := view[WeftWeftSocket](raw)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return SocketRecord{Cookie: r.Cookie}, nil
+		to.socket(SocketRecord{Cookie: r.Cookie})
+	default:
+		return fmt.Errorf("%w: type %d", ErrRecord, head.Type)
 	}
-	return nil, fmt.Errorf("%w: type %d", ErrRecord, head.Type)
+	return nil
 }
 
-func decodeRequest(raw []byte, clock Clock) (event.Request, error) {
-	r, err := view[WeftWeftRequest](raw)
-	if err != nil {
-		return event.Request{}, err
-	}
+func (d *decoder) request(r *WeftWeftRequest, clock Clock) event.Request {
 	return event.Request{
 		Start:       clock.Wall(r.StartNs),
 		Clock:       clock.Offset,
@@ -123,11 +171,36 @@ func decodeRequest(raw []byte, clock Clock) (event.Request, error) {
 		Propagation: event.Propagation(r.Propagation),
 		Link:        event.Link{TraceID: r.LinkTraceId, SpanID: r.LinkSpanId},
 		HTTPMinor:   r.HttpMinor,
-		Method:      string(cut(r.Method[:], int(r.MethodLen))),
-		Target:      string(cut(r.Target[:], int(r.TargetLen))),
+		Method:      d.text(cut(r.Method[:], int(r.MethodLen))),
+		Target:      d.text(cut(r.Target[:], int(r.TargetLen))),
 		TargetTotal: int(r.TargetTotal),
-		Host:        string(cut(r.Host[:], int(r.HostLen))),
-	}, nil
+		Host:        d.text(cut(r.Host[:], int(r.HostLen))),
+	}
+}
+
+func response(r *WeftWeftResponse, clock Clock) event.Response {
+	return event.Response{
+		SpanID:       r.SpanId,
+		Role:         event.Role(r.Role),
+		FirstByte:    clock.Wall(r.FirstByteNs),
+		End:          clock.Wall(r.EndNs),
+		Clock:        clock.Offset,
+		RequestBody:  r.RequestBody,
+		ResponseBody: r.ResponseBody,
+		Status:       int(r.Status),
+		Reason:       event.End(r.End),
+	}
+}
+
+// text makes one string of equal bytes that come again soon: methods and hosts
+// are few, and most paths are asked for more than once. Each text has one place
+// among the texts; another with that place takes it.
+func (d *decoder) text(b []byte) string {
+	at := &d.texts[maphash.Bytes(d.seed, b)%uint64(len(d.texts))]
+	if *at != string(b) {
+		*at = string(b)
+	}
+	return *at
 }
 
 // carriedSize is sizeof(struct weft_carried): Go pads the mirror of a struct that
@@ -146,24 +219,6 @@ func decodeCarried(raw []byte) (event.Carried, error) {
 	}
 	return event.Carried{SpanID: r.SpanId, Role: event.Role(r.Role),
 		TraceState: string(text[:r.TracestateLen]), Baggage: string(text[r.TracestateLen:])}, nil
-}
-
-func decodeResponse(raw []byte, clock Clock) (event.Response, error) {
-	r, err := view[WeftWeftResponse](raw)
-	if err != nil {
-		return event.Response{}, err
-	}
-	return event.Response{
-		SpanID:       r.SpanId,
-		Role:         event.Role(r.Role),
-		FirstByte:    clock.Wall(r.FirstByteNs),
-		End:          clock.Wall(r.EndNs),
-		Clock:        clock.Offset,
-		RequestBody:  r.RequestBody,
-		ResponseBody: r.ResponseBody,
-		Status:       int(r.Status),
-		Reason:       event.End(r.End),
-	}, nil
 }
 
 func cut(b []byte, n int) []byte {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net/http"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,6 +176,62 @@ func TestDecodeMalformed(t *testing.T) {
 	}
 }
 
+// The buffer of a record is that of the next one: nothing decoded may lie in it,
+// and texts that take each other's place among those kept stay themselves.
+func TestDecodeKeepsNothing(t *testing.T) {
+	const records = 5000 // more than there are places
+	d := newDecoder()
+	var got log
+	to := receiver(replayed{&got})
+	var buffer []byte
+	for n := range records {
+		r, err := view[WeftWeftRequest](requestRecord())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.TargetLen = uint16(copy(r.Target[:], "/item/"+strconv.Itoa(n/2)))
+		buffer = append(buffer[:0], bytesOf(r)...)
+		if err := d.decode(buffer, Clock{}, to); err != nil {
+			t.Fatal(err)
+		}
+		buffer = append(buffer[:0], carriedRecord("a="+strconv.Itoa(n), "user="+strconv.Itoa(n), nil)...)
+		if err := d.decode(buffer, Clock{}, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clear(buffer[:cap(buffer)])
+	for n := range records {
+		r, c := got.calls[2*n].(event.Request), got.calls[2*n+1].(event.Carried)
+		if r.Method != http.MethodGet || r.Host != "shop" || r.Target != "/item/"+strconv.Itoa(n/2) ||
+			c.TraceState != "a="+strconv.Itoa(n) || c.Baggage != "user="+strconv.Itoa(n) {
+			t.Fatalf("record %d became %+v, %+v", n, r, c)
+		}
+	}
+}
+
+// A record costs no allocation once its texts are known.
+func TestDecodeAllocations(t *testing.T) {
+	d, request, answer := newDecoder(), requestRecord(), responseRecord()
+	to := receiver(replayed{nowhere{}})
+	if n := testing.AllocsPerRun(100, func() {
+		if err := errors.Join(d.decode(request, Clock{}, to), d.decode(answer, Clock{}, to)); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// nowhere is a handler of events that are not looked at.
+type nowhere struct{}
+
+func (nowhere) Process(*event.Process)     {}
+func (nowhere) ProcessExit(uint32, uint64) {}
+func (nowhere) Request(event.Request)      {}
+func (nowhere) Response(event.Response)    {}
+func (nowhere) Carried(event.Carried)      {}
+func (nowhere) Tick(time.Time)             {}
+
 // A string that says it is longer than its field ends with the field.
 func TestDecodeLengthsWithinRecord(t *testing.T) {
 	raw := requestRecord()
@@ -182,7 +240,7 @@ func TestDecodeLengthsWithinRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.MethodLen, r.TargetLen, r.HostLen = 255, 65535, 65535
-	got, err := Decode(bytesOf(&r), Clock{})
+	got, err := Decode(bytesOf(r), Clock{})
 	if err != nil {
 		t.Fatal(err)
 	}

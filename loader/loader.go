@@ -31,6 +31,7 @@ type Loader struct {
 	counters []string
 	clock    Clock
 	recorder *recorder // nil: not recording
+	decoder  *decoder
 	again    again
 	failed   *attachFailures
 	runTime  io.Closer // nil: the kernel counts no run time for weft
@@ -51,7 +52,7 @@ func New(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader{log: o.Log, handler: o.Handler, coll: coll, observing: observing, stop: make(chan struct{}), failed: o.failed}
+	l := &Loader{log: o.Log, handler: o.Handler, decoder: newDecoder(), coll: coll, observing: observing, stop: make(chan struct{}), failed: o.failed}
 	l.setReady("starting")
 	if l.counters, err = counterNames(); err != nil {
 		return nil, errors.Join(err, coll.close())
@@ -373,27 +374,26 @@ func (l *Loader) Close() error {
 
 func (l *Loader) dispatch(raw []byte) {
 	l.recorder.record(raw, l.clock)
-	decoded, err := Decode(raw, l.clock)
-	if err != nil {
+	if err := l.decoder.decode(raw, l.clock, (*live)(l)); err != nil {
 		l.malformed.Add(1)
 		l.log.Debug("record not decoded", "err", err)
+	}
+}
+
+// live is the Loader as the receiver of its own records.
+type live Loader
+
+func (l *live) Request(r event.Request)   { l.handler.Request(r) }
+func (l *live) Carried(r event.Carried)   { l.handler.Carried(r) }
+func (l *live) Response(r event.Response) { l.handler.Response(r) }
+func (l *live) process(r ProcessRecord)   { l.finder.process(l.handler, r) }
+
+func (l *live) socket(r SocketRecord) {
+	if l.inject == nil {
 		return
 	}
-	switch r := decoded.(type) {
-	case event.Request:
-		l.handler.Request(r)
-	case event.Carried:
-		l.handler.Carried(r)
-	case event.Response:
-		l.handler.Response(r)
-	case ProcessRecord:
-		l.finder.process(l.handler, r)
-	case SocketRecord:
-		if l.inject != nil {
-			if err := l.inject.remove(r.Cookie); err != nil {
-				l.log.Debug("socket stays in the sockhash", "err", err)
-			}
-		}
+	if err := l.inject.remove(r.Cookie); err != nil {
+		l.log.Debug("socket stays in the sockhash", "err", err)
 	}
 }
 

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
-
-	"weft/internal/event"
 )
 
 // A recording is the ring as the loader read it, for replay without a kernel.
@@ -105,15 +104,13 @@ func Replay(r io.Reader, h Handler) error {
 		return fmt.Errorf("%w: records of version %d, this weft reads %d", ErrRecording, v, abiVersion)
 	}
 	var ticked time.Time
+	decoder, to := newDecoder(), receiver(replayed{h})
+	var buffer []byte
 	for n := 1; ; n++ {
-		raw, clock, err := readFrame(in)
+		raw, clock, err := readFrame(in, &buffer)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("record %d: %w", n, err)
-		}
-		decoded, err := Decode(raw, clock)
 		if err != nil {
 			return fmt.Errorf("record %d: %w", n, err)
 		}
@@ -127,42 +124,48 @@ func Replay(r io.Reader, h Handler) error {
 			ticked = now
 			h.Tick(now)
 		}
-		switch r := decoded.(type) {
-		case event.Request:
-			h.Request(r)
-		case event.Response:
-			h.Response(r)
-		case event.Carried:
-			h.Carried(r)
-		case ProcessRecord:
-			if r.Op == ProcessExit {
-				h.ProcessExit(r.PID, r.PIDStart)
-			}
+		if err := decoder.decode(raw, clock, to); err != nil {
+			return fmt.Errorf("record %d: %w", n, err)
 		}
 	}
 }
 
-// readFrame returns io.EOF only between two frames.
-func readFrame(in io.Reader) ([]byte, Clock, error) {
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(in, header[:]); err != nil {
+// replayed passes on what needs no kernel.
+type replayed struct{ Handler }
+
+func (r replayed) process(p ProcessRecord) {
+	if p.Op == ProcessExit {
+		r.ProcessExit(p.PID, p.PIDStart)
+	}
+}
+
+func (replayed) socket(SocketRecord) {}
+
+// readFrame returns io.EOF only between two frames. The record is in buffer, which
+// grows as it needs to.
+func readFrame(in io.Reader, buffer *[]byte) ([]byte, Clock, error) {
+	*buffer = slices.Grow((*buffer)[:0], frameHeader)
+	header := (*buffer)[:frameHeader]
+	if _, err := io.ReadFull(in, header); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, Clock{}, fmt.Errorf("%w: it ends in the middle of a frame", ErrRecording)
 		}
 		return nil, Clock{}, err
 	}
-	length := binary.LittleEndian.Uint32(header[:])
+	length := binary.LittleEndian.Uint32(header)
+	clock := Clock{Offset: time.Duration(binary.LittleEndian.Uint64(header[8:]))}
 	if length > frameMax {
 		return nil, Clock{}, fmt.Errorf("%w: a frame of %d bytes, at most %d", ErrRecording, length, frameMax)
 	}
-	raw := make([]byte, length)
+	*buffer = slices.Grow((*buffer)[:0], int(length))
+	raw := (*buffer)[:length]
 	if _, err := io.ReadFull(in, raw); err != nil {
 		if isEOF(err) {
 			return nil, Clock{}, fmt.Errorf("%w: it ends in the middle of a frame", ErrRecording)
 		}
 		return nil, Clock{}, err
 	}
-	return raw, Clock{Offset: time.Duration(binary.LittleEndian.Uint64(header[8:]))}, nil
+	return raw, clock, nil
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
