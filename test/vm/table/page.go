@@ -103,11 +103,22 @@ func renderRuns(b *strings.Builder, groups [][]run) {
 				continue
 			}
 			d := reported(group)
-			if c := d.find("capture." + way); c.State == "missing" {
+			switch c := d.find("capture." + way); {
+			case c.State == "missing":
 				row(b, group[0].Kernel, d.Kernel, way, "", "", "", lacks(c), "")
+			case c.State == "ok" && !slices.ContainsFunc(group, func(r run) bool { return r.used() == way }):
+				row(b, group[0].Kernel, d.Kernel, way, "", "", "", "works, not run: `"+command(group[0].Kernel, way)+"`", "")
 			}
 		}
 	}
+}
+
+// command is what runs a way of capture on a kernel.
+func command(kernel, way string) string {
+	if kernel == "host" {
+		return "WEFT_E2E_RESULTS=/dev/null WEFT_CAPTURE=" + way + " make test-root"
+	}
+	return "make vm KERNEL=" + kernel + " CAPTURE=" + way
 }
 
 // lacks says what a way of capture needs that this kernel has not.
