@@ -23,7 +23,6 @@ type panel struct {
 	Bars         []plotted
 	Hops, Ticks  []tick
 	Bound        float64 // y of the dashed line
-	BoundText    string
 	Base, Bottom float64 // y of 1.0 and of 0
 }
 
@@ -59,9 +58,9 @@ func drawPlot(measured []*results) (string, error) {
 	for i, at := range measured[0].compared() {
 		legend = append(legend, key{50 + 150*i, measured[0].arms[at].name, fills[i%len(fills)]})
 	}
-	rate := drawPanel("Requests/s as fast as it goes, to those without an agent (more is better)", 50, measured,
-		func(x round) float64 { return x.closed.rate() }, wantedThroughput, "target of the Go HTTP/1 hop")
-	cpu := drawPanel("CPU per request of traced program and agent, to that without (less is better)", 530, measured, hopCPU, 0, "")
+	rate := drawPanel("Requests/s, × those without an agent: more is better", 50, measured,
+		func(x round) float64 { return x.closed.rate() }, wantedThroughput)
+	cpu := drawPanel("CPU per request, × that without an agent: less is better", 530, measured, hopCPU, 0)
 	var b strings.Builder
 	err := plotTemplate().Execute(&b, map[string]any{"Width": plotWidth, "Height": plotHeight, "Top": plotTop, "Panels": []panel{rate, cpu}, "Legend": legend,
 		"Machine": fmt.Sprintf("%s, %d cores, Linux %s, %s", measured[0].machine.cpu, measured[0].machine.cores, measured[0].machine.kernel, measured[0].machine.date)})
@@ -71,8 +70,8 @@ func drawPlot(measured []*results) (string, error) {
 	return b.String(), nil
 }
 
-func drawPanel(title string, left float64, measured []*results, figure func(round) float64, bound float64, boundText string) panel {
-	p := panel{Title: title, Left: left, Right: left + 400, Bottom: plotBottom, BoundText: boundText}
+func drawPanel(title string, left float64, measured []*results, figure func(round) float64, bound float64) panel {
+	p := panel{Title: title, Left: left, Right: left + 400, Bottom: plotBottom}
 	var ratios [][]ratio
 	top := 1.1
 	for _, r := range measured {
@@ -84,7 +83,7 @@ func drawPanel(title string, left float64, measured []*results, figure func(roun
 		}
 		ratios = append(ratios, row)
 	}
-	top = math.Ceil(top*5) / 5
+	top = math.Ceil(top*5+0.2) / 5
 	y := func(v float64) float64 { return plotBottom - (plotBottom-plotTop)*min(v, top)/top }
 	p.Base = y(1)
 	if bound > 0 {
@@ -137,10 +136,10 @@ func plotTemplate() *template.Template {
 {{range .Ticks}}<line x1="{{px $p.Left}}" x2="{{px $p.Right}}" y1="{{px .At}}" y2="{{px .At}}" stroke="#e3e3e3"/><text x="{{px (up $p.Left)}}" y="{{px .At}}" text-anchor="end" dominant-baseline="middle" fill="#555">{{.Text}}</text>
 {{end}}{{range .Bars}}<g><title>{{html .Title}}</title><rect x="{{px .X}}" y="{{px .Y}}" width="{{px .Width}}" height="{{px .Height}}" fill="{{.Fill}}"/><line x1="{{px (mid .)}}" x2="{{px (mid .)}}" y1="{{px .Low}}" y2="{{px .High}}" stroke="#111" stroke-width="1.5"/><text x="{{px (mid .)}}" y="{{px $p.Bottom}}" dy="-6" text-anchor="middle" fill="#fff">{{.Label}}</text></g>
 {{end}}<line x1="{{px .Left}}" x2="{{px .Right}}" y1="{{px .Base}}" y2="{{px .Base}}" stroke="#111"/>
-{{if .Bound}}<line x1="{{px .Left}}" x2="{{px .Right}}" y1="{{px .Bound}}" y2="{{px .Bound}}" stroke="#b00020" stroke-dasharray="5 4"/><text x="{{px .Right}}" y="{{px (down .Bound)}}" dy="-4" text-anchor="end" fill="#b00020">{{html .BoundText}}</text>
+{{if .Bound}}<line x1="{{px .Left}}" x2="{{px .Right}}" y1="{{px .Bound}}" y2="{{px .Bound}}" stroke="#b00020" stroke-dasharray="5 4"/><text x="{{px .Right}}" y="{{px .Bound}}" dx="4" dominant-baseline="middle" fill="#b00020">target</text>
 {{end}}{{range .Hops}}<text x="{{px .At}}" y="{{px (down $p.Bottom)}}" text-anchor="middle">{{html .Text}}</text>
 {{end}}{{end}}{{range .Legend}}<rect x="{{.X}}" y="330" width="12" height="12" fill="{{.Fill}}"/><text x="{{.X}}" dx="18" y="340">{{html .Text}}</text>
-{{end}}<text x="50" y="366" fill="#555">{{html .Machine}}; lines: 95 % confidence intervals</text>
+{{end}}<text x="50" y="366" fill="#555">{{html .Machine}}. Lines: 95 % confidence intervals; target: of the Go HTTP/1 hop</text>
 </svg>
 `))
 }

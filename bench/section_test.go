@@ -201,7 +201,7 @@ func TestOverviewAndPlot(t *testing.T) {
 			t.Fatalf("%v in\n%s", err, svg)
 		}
 	}
-	for _, want := range []string{"Flask → Express", ">0.91<", ">1.30<", "a &lt;CPU&gt;", "target of"} {
+	for _, want := range []string{"Flask → Express", ">0.91<", ">1.30<", "a &lt;CPU&gt;", ">target<"} {
 		if !strings.Contains(svg, want) {
 			t.Errorf("the picture does not show %q", want)
 		}
