@@ -67,7 +67,7 @@ type attachFailures struct {
 
 // addJoined counts each of the errors joined in err.
 func (f *attachFailures) addJoined(attach string, err error) {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one joined deeper is one failure
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		f.add(attach, err)
 		return

@@ -27,7 +27,7 @@ import (
 // scrape reads what is served at address, as Prometheus does.
 func scrape(t *testing.T, address string) (map[string]*dto.MetricFamily, string) {
 	t.Helper()
-	resp, err := http.Get("http://" + address + "/metrics") //nolint:noctx // a test's own server
+	resp, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func freeAddress(t *testing.T) string {
 func readyAt(t *testing.T, address string) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get("http://" + address + "/readyz") //nolint:noctx // a test's own server
+		resp, err := http.Get("http://" + address + "/readyz")
 		if err != nil {
 			continue
 		}
