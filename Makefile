@@ -13,6 +13,12 @@ KERNEL ?= 6.1
 CAPTURE ?=
 SCALE ?= 0.05
 RUN ?= .
+# Tests that make soak runs and the others leave out: they take minutes.
+SKIP ?= ^Test(Fault|Soak)
+# make soak: how long the steady load is, and for how long weft is killed again
+# and again.
+DURATION ?= 1h
+KILLS ?= 10m
 # make bench: further flags, see go run ./bench -help.
 BENCHFLAGS ?=
 # make fuzz: seconds for each target.
@@ -24,7 +30,7 @@ c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
 unit = $(shell $(GO) list ./... | grep -vx weft/test/e2e)
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
-.PHONY: help build generate check-generate fmt lint test test-root vm verified check-verified collector fuzz bench
+.PHONY: help build generate check-generate fmt lint test test-root soak vm verified check-verified collector fuzz bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +67,7 @@ test-root: ## load into this kernel and trace real programs, end to end; needs r
 	test/e2e/deps.sh >/dev/null
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
 	@export WEFT_BIN=$(CURDIR)/bin/weft; \
-	run() { $(GO) test -count=1 -p 1 -timeout 25m -run '$(value RUN)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests; }; \
+	run() { $(GO) test -count=1 -p 1 -timeout 25m -run '$(value RUN)' -skip '$(value SKIP)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests; }; \
 	[ -n "$$WEFT_E2E_RESULTS" ] || { run; exit; }; \
 	wanted=$$WEFT_E2E_RESULTS; results=$(CURDIR)/bin/results/host-$${WEFT_CAPTURE:-auto}; \
 	rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
@@ -70,6 +76,13 @@ test-root: ## load into this kernel and trace real programs, end to end; needs r
 	echo $$status >"$$results/status"; \
 	[ ! -e "$$results/loads.jsonl" ] || cat "$$results/loads.jsonl" >>"$$wanted" || exit 1; \
 	$(GO) run ./test/vm/table && exit $$status
+
+soak: ## faults, then a steady load whose cost must stay flat; needs root: make soak DURATION=8h
+	@[ "$$(id -u)" = 0 ] || { echo "soak: loading BPF programs needs root: sudo make soak"; exit 1; }
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	@mkdir -p bin/results
+	WEFT_BIN=$(CURDIR)/bin/weft WEFT_SOAK=$(DURATION) WEFT_FAULT_KILLS=$(KILLS) WEFT_SOAK_REPORT=$(CURDIR)/bin/results/soak.txt \
+		$(GO) test -count=1 -timeout 0 -v -run '^Test(Fault|Soak)' $(TESTFLAGS) ./test/e2e
 
 vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fentry kprobe"]
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
@@ -83,10 +96,10 @@ vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fen
 		$(GO) run ./test/vm -kernel $(KERNEL) -userland -timeout 15m \
 			-add bin/weft:/opt/weft/weft -add "$$deps":/opt/weft/deps -add test/apps:/opt/weft/apps \
 			-env WEFT_BIN=/opt/weft/weft -env WEFT_E2E_DEPS=/opt/weft/deps -env WEFT_E2E_APPS=/opt/weft/apps \
-			-env WEFT_E2E_WITHOUT=java -env WEFT_E2E_SCALE=$(SCALE) -env WEFT_CAPTURE=$$way -env CI \
+			-env WEFT_E2E_WITHOUT=java -env WEFT_E2E_SCALE=$(SCALE) -env WEFT_CAPTURE=$$way -env WEFT_E2E_VM=1 -env CI \
 			-env WEFT_E2E_RESULTS=/root/results/loads.jsonl -env WEFT_E2E_DOCTOR=/root/results/doctor.json \
 			-get /root/results:$$results \
-			-- bin/e2e.test -test.v -test.timeout 14m -test.run '$(value RUN)'; status=$$?; \
+			-- bin/e2e.test -test.v -test.timeout 14m -test.run '$(value RUN)' -test.skip '$(value SKIP)'; status=$$?; \
 		echo $$status >"$$results/status"; \
 		[ $$status = 0 ] || { worst=1; break; }; \
 	done; \

@@ -125,6 +125,8 @@ type launch struct {
 	env   []string
 	stdin io.Reader
 	argv  []string
+	dir   string               // where it runs; "": a folder of its own
+	attr  *syscall.SysProcAttr // what else it starts with; its cgroup is set here
 }
 
 // start runs a program in the group. Its output is shown if the test fails.
@@ -139,8 +141,13 @@ func (g *group) start(name string, l launch, stdout io.Writer) *program {
 	if stdout != nil {
 		p.cmd.Stdout = stdout
 	}
-	p.cmd.Dir = g.t.TempDir()
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.fd.Fd())}
+	if p.cmd.Dir = l.dir; l.dir == "" {
+		p.cmd.Dir = g.t.TempDir()
+	}
+	if p.cmd.SysProcAttr = l.attr; l.attr == nil {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(g.fd.Fd())
 	p.run()
 	return p
 }
@@ -221,7 +228,7 @@ func (p *program) listens(address string) {
 
 func (p *program) until(check func() error) {
 	p.t.Helper()
-	for deadline := time.Now().Add(patience(p.t, 20*time.Second)); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience(p.t, time.Minute)); ; time.Sleep(20 * time.Millisecond) {
 		err := check()
 		if err == nil {
 			return

@@ -24,6 +24,12 @@ type rawClient struct {
 
 func startRawClient(t *testing.T, g *group) *rawClient {
 	t.Helper()
+	return startRawClientAs(t, g, launch{}, goProgram(t, "./test/apps/rawhttp"))
+}
+
+// startRawClientAs starts the client of that path as l says.
+func startRawClientAs(t *testing.T, g *group, l launch, rawhttp string) *rawClient {
+	t.Helper()
 	in, stdin, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +39,8 @@ func startRawClient(t *testing.T, g *group) *rawClient {
 		t.Fatal(err)
 	}
 	c := &rawClient{enc: json.NewEncoder(stdin), results: make(chan script.Result)}
-	c.program = g.start("rawhttp client", launch{stdin: in, argv: []string{goProgram(t, "./test/apps/rawhttp"), "client"}}, out)
+	l.stdin, l.argv = in, []string{rawhttp, "client"}
+	c.program = g.start("rawhttp client", l, out)
 	_ = in.Close() // the child has its own
 	_ = out.Close()
 	go func() {

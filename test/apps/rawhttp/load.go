@@ -9,18 +9,21 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"runtime"
 	"sync"
 	"time"
 
 	"weft/test/apps/blocking"
 	"weft/test/apps/rawhttp/script"
+	"weft/test/e2e/truth"
 )
 
 // load sends random requests on so many kept connections for so long, compares
 // what the server says it received, and writes one script.Sample a request.
-// The same seed gives the same bytes.
-func load(out io.Writer, address string, connections int, seed uint64, duration time.Duration) error {
+// Each connection rests for pause between two requests. The same seed gives the
+// same bytes.
+func load(out io.Writer, address string, connections int, seed uint64, duration, pause time.Duration) error {
 	var mu sync.Mutex
 	enc := json.NewEncoder(out)
 	emit := func(s script.Sample) error {
@@ -33,7 +36,11 @@ func load(out io.Writer, address string, connections int, seed uint64, duration 
 	for i := range connections {
 		go func() {
 			runtime.LockOSThread()
-			errs <- oneConnection(address, i, connections, seed, end, emit)
+			err := oneConnection(address, i, connections, seed, end, pause, emit)
+			if err != nil { // now: the others may go on for hours
+				fmt.Fprintln(os.Stderr, "rawhttp:", err)
+			}
+			errs <- err
 		}()
 	}
 	var first error
@@ -45,7 +52,7 @@ func load(out io.Writer, address string, connections int, seed uint64, duration 
 	return first
 }
 
-func oneConnection(address string, index, connections int, seed uint64, end time.Time, emit func(script.Sample) error) error {
+func oneConnection(address string, index, connections int, seed uint64, end time.Time, pause time.Duration, emit func(script.Sample) error) error {
 	rng := rand.New(rand.NewPCG(seed, uint64(index)))
 	c, err := blocking.Dial(address)
 	if err != nil {
@@ -68,6 +75,9 @@ func oneConnection(address string, index, connections int, seed uint64, end time
 	}
 	r := bufio.NewReader(c)
 	for n := 0; time.Now().Before(end); n++ {
+		if pause > 0 && n > 0 {
+			time.Sleep(pause)
+		}
 		head, body := randomRequest(rng, fmt.Sprintf("load-%d-%d", index, n))
 		start := time.Now()
 		if err := sendRandomly(c, rng, index%2 == 1, head, body); err != nil {
@@ -107,6 +117,10 @@ func compare(got script.Got, head, body []byte) string {
 		return fmt.Sprintf("body differs: %d bytes of %d", rep.BodyLen, len(body))
 	case string(got.Body) != "ok":
 		return fmt.Sprintf("response body %q", got.Body)
+	case len(rep.Traceparents) == 1:
+		if _, err := truth.ParseTraceparent(rep.Traceparents[0]); err != nil {
+			return err.Error()
+		}
 	}
 	return ""
 }

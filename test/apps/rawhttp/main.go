@@ -1,9 +1,9 @@
 // Command rawhttp speaks HTTP/1 by plain blocking system calls, to put bytes
 // on the wire as a test wants them.
 //
-//	rawhttp server ADDR…                          answers and reports what came
-//	rawhttp client                                runs steps from standard input
-//	rawhttp load ADDR CONNECTIONS SEED DURATION   random requests, checked
+//	rawhttp server ADDR…                                  answers and reports what came
+//	rawhttp client                                        runs steps from standard input
+//	rawhttp load ADDR CONNECTIONS SEED DURATION [PAUSE]   random requests, checked
 package main
 
 import (
@@ -26,7 +26,7 @@ func run(args []string) error {
 		return serve(args[1:])
 	case len(args) == 1 && args[0] == "client":
 		return runSteps(os.Stdin, os.Stdout)
-	case len(args) == 5 && args[0] == "load":
+	case (len(args) == 5 || len(args) == 6) && args[0] == "load":
 		connections, err := strconv.Atoi(args[2])
 		if err != nil {
 			return fmt.Errorf("number of connections: %w", err)
@@ -39,7 +39,13 @@ func run(args []string) error {
 		if err != nil {
 			return fmt.Errorf("duration: %w", err)
 		}
-		return load(os.Stdout, args[1], connections, seed, duration)
+		var pause time.Duration
+		if len(args) == 6 {
+			if pause, err = time.ParseDuration(args[5]); err != nil {
+				return fmt.Errorf("pause: %w", err)
+			}
+		}
+		return load(os.Stdout, args[1], connections, seed, duration, pause)
 	}
-	return fmt.Errorf("usage: rawhttp server ADDR… | client | load ADDR CONNECTIONS SEED DURATION")
+	return fmt.Errorf("usage: rawhttp server ADDR… | client | load ADDR CONNECTIONS SEED DURATION [PAUSE]")
 }
