@@ -26,8 +26,8 @@ FUZZTIME ?= 30
 
 ldflags = -X main.version=$(VERSION)
 c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
-# The end-to-end tests need root; everything else runs without.
-unit = $(shell $(GO) list ./... | grep -vx weft/test/e2e)
+# The end-to-end tests and the image need root; everything else runs without.
+unit = $(shell $(GO) list ./... | grep -vxE 'weft/(test/e2e|deploy/image)')
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
 .PHONY: help build generate check-generate fmt lint test test-root soak vm verified check-verified collector fuzz bench
@@ -62,12 +62,12 @@ lint: ## golangci-lint, dependency arrows, C format and padding, size of files
 test: ## everything that needs no root, C parsers included; with -race where a C compiler is
 	$(GO) test $(race) -timeout 10m $(TESTFLAGS) $(unit)
 
-test-root: ## load into this kernel and trace real programs, end to end; needs root
+test-root: ## load into this kernel, trace real programs, build the image; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "test-root: loading BPF programs needs root: sudo make test-root"; exit 1; }
 	test/e2e/deps.sh >/dev/null
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
 	@export WEFT_BIN=$(CURDIR)/bin/weft; \
-	run() { $(GO) test -count=1 -p 1 -timeout 25m -run '$(value RUN)' -skip '$(value SKIP)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests; }; \
+	run() { $(GO) test -count=1 -p 1 -timeout 25m -run '$(value RUN)' -skip '$(value SKIP)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests ./deploy/image; }; \
 	[ -n "$$WEFT_E2E_RESULTS" ] || { run; exit; }; \
 	wanted=$$WEFT_E2E_RESULTS; results=$(CURDIR)/bin/results/host-$${WEFT_CAPTURE:-auto}; \
 	rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
