@@ -95,8 +95,9 @@ func (i *injector) adoptOne(pidfd, fd int, listening map[int]bool) (bool, error)
 	if !i.adoptable(dup) {
 		return false, errBlocking
 	}
-	if err := i.add(dup); err != nil {
-		return false, err
+	err = i.add(dup)
+	if errors.Is(err, unix.EBUSY) && i.receiving && len(i.behind) > 1 {
+		return true, nil // bound to the entry of an agent before this one, and seen
 	}
-	return true, nil
+	return err == nil, err
 }

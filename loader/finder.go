@@ -38,6 +38,7 @@ type finder struct {
 	hidden   hidden
 	sweep    sweep
 	seen     map[string]bool // executables looked at, for the warning that nothing matched
+	bound    bound
 }
 
 type tracked struct {
@@ -151,7 +152,7 @@ func (f *finder) look(h Handler, pid uint32, start uint64, namespaces map[string
 		}
 	}
 	service, ok := f.selector.Select(c)
-	if !ok {
+	if !ok || p.isAgent() {
 		if was != nil {
 			f.unselect(pid)
 		}
@@ -236,14 +237,7 @@ func (f *finder) selectProcess(p *process, start uint64, service, name string) {
 		f.failed.add(attachCgroup, err)
 		f.log.Warn("new connections of this process carry no context", "pid", p.pid, "err", err)
 	}
-	n, err := f.inject.adopt(p.pid)
-	if err != nil {
-		f.failed.addJoined(attachConnection, err)
-		f.log.Debug("some connections carry no context", "pid", p.pid, "err", err)
-	}
-	if n > 0 {
-		f.log.Debug("connections adopted", "pid", p.pid, "connections", n)
-	}
+	f.adopt(p.pid)
 }
 
 func (f *finder) track(pid uint32, start uint64, cgroup, service string) {

@@ -17,6 +17,10 @@ type injector struct {
 	control *ebpf.Map
 	message *ebpf.Program
 	receive *ebpf.Program
+	// entry is what sockets are bound to: it jumps to message. behind are the
+	// slots that lead there, its own and those of agents before this one.
+	entry  *dispatch
+	behind []*ebpf.Map
 	// receiving: the receive program is attached, because this kernel's FIONREAD
 	// needs it (bpf/inject/receive.h). Received bytes then wait in the sockmap,
 	// and taking a socket out would lose them: sockets stay until they close.
@@ -36,13 +40,43 @@ func newInjector(coll *collection) (*injector, error) {
 		receive: coll.Programs["weft_receive"],
 		cgroups: groups,
 	}
+	if i.entry, err = newDispatch(coll.specs["weft_msg"], skPass); err != nil {
+		return nil, err
+	}
+	i.behind = []*ebpf.Map{i.entry.slot}
+	if err := fill(i.entry.slot, i.message); err != nil {
+		return nil, errors.Join(err, i.entry.close())
+	}
 	// BPF_PROG_ATTACH on the map itself: links for sk_msg came with 6.10 only.
 	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
-		Target: i.sockets.FD(), Program: i.message, Attach: ebpf.AttachSkMsgVerdict,
+		Target: i.sockets.FD(), Program: i.entry.entry, Attach: ebpf.AttachSkMsgVerdict,
 	}); err != nil {
-		return nil, fmt.Errorf("attach sk_msg program to the sockhash: %w", err)
+		return nil, errors.Join(fmt.Errorf("attach sk_msg program to the sockhash: %w", err), i.entry.close())
 	}
 	return i, nil
+}
+
+// skPass is SK_PASS: the message goes on as it is.
+const skPass = 1
+
+// inherit makes this agent see the sends of sockets that are bound to the entries of
+// agents before it.
+func (i *injector) inherit(slots []*ebpf.Map) error {
+	i.behind = append(i.behind, slots...)
+	return i.dispatch(i.message)
+}
+
+// dispatch makes p the program behind every entry, or none if it is nil.
+func (i *injector) dispatch(p *ebpf.Program) error {
+	var errs []error
+	for _, slot := range i.behind {
+		if p == nil {
+			errs = append(errs, empty(slot))
+			continue
+		}
+		errs = append(errs, fill(slot, p))
+	}
+	return errors.Join(errs...)
 }
 
 // attachReceive makes FIONREAD right again on kernels where the sk_msg program
@@ -89,7 +123,11 @@ func (i *injector) add(fd int) error {
 	if err != nil {
 		return fmt.Errorf("read socket cookie: %w", err)
 	}
-	if err := i.sockets.Update(cookie, uint32(fd), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	err = i.sockets.Update(cookie, uint32(fd), ebpf.UpdateNoExist)
+	if errors.Is(err, unix.EBUSY) && i.has(cookie) {
+		return nil // the kernel looks at what it is bound to before it looks for the key
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("add socket to sockhash: %w", err)
 	}
 	if !i.receiving {
@@ -108,6 +146,17 @@ func (i *injector) add(fd int) error {
 	return nil
 }
 
+// has says whether a socket is inside. A value cannot be read back, but of the key
+// behind one that is not there the kernel says the first.
+func (i *injector) has(cookie uint64) bool {
+	var first, next uint64
+	if i.sockets.NextKey(nil, &first) != nil {
+		return false
+	}
+	err := i.sockets.NextKey(cookie, &next)
+	return errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && next != first
+}
+
 // remove takes a socket out; one that closed meanwhile is out already.
 func (i *injector) remove(cookie uint64) error {
 	if i.receiving {
@@ -120,11 +169,13 @@ func (i *injector) remove(cookie uint64) error {
 }
 
 // close ends injection, in this order: the deadline (from now on nothing is
-// edited), the cgroups (nothing is added), the sockets (detaching the program
-// alone would leave it running on them). Where received bytes wait in the
-// sockmap the sockets stay until they close, passed on unread and unedited.
+// edited), the slots (nothing is read), the cgroups (nothing is added), the sockets
+// (detaching the program alone would leave it running on them). Where received bytes
+// wait in the sockmap the sockets stay until they close; the next agent may fill the
+// slots.
 func (i *injector) close() error {
-	errs := []error{i.deadline(0), i.cgroups.close()}
+	errs := []error{i.deadline(0), i.dispatch(nil), i.cgroups.close()}
+	defer i.entry.close() //nolint:errcheck // descriptors of ours; what is bound to them stays
 	if i.receiving {
 		return errors.Join(errs...)
 	}
@@ -140,7 +191,7 @@ func (i *injector) close() error {
 		}
 	}
 	errs = append(errs, link.RawDetachProgram(link.RawDetachProgramOptions{
-		Target: i.sockets.FD(), Program: i.message, Attach: ebpf.AttachSkMsgVerdict,
+		Target: i.sockets.FD(), Program: i.entry.entry, Attach: ebpf.AttachSkMsgVerdict,
 	}))
 	return errors.Join(errs...)
 }

@@ -35,6 +35,9 @@ type Loader struct {
 	again    again
 	failed   *attachFailures
 	runTime  io.Closer // nil: the kernel counts no run time for weft
+	legacy   legacy
+	standby  bool // nothing is attached until Run
+	alone    bool // Options.Alone
 
 	ready     atomic.Pointer[string] // nil: ready; else why not
 	observing string                 // why nothing is injected; "" when it is
@@ -79,6 +82,14 @@ func New(o Options) (*Loader, error) {
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
 	l.finder.threads = coll.Maps["threads"]
+	l.alone = o.Alone
+	if o.Standby {
+		l.standby = true
+		// Attached it would cost every program of the host a little, for nothing.
+		if err := coll.letGo(); err != nil {
+			return nil, errors.Join(fmt.Errorf("detach for standby: %w", err), l.Close())
+		}
+	}
 	return l, nil
 }
 
@@ -272,6 +283,9 @@ func (l *Loader) setClock() {
 // Run finds the processes to trace, then reads the ring until ctx is done, then
 // what is left in it. It calls the handler from this goroutine only.
 func (l *Loader) Run(ctx context.Context) error {
+	if err := l.takeOver(); err != nil {
+		return err
+	}
 	if err := l.finder.scan(l.handler); err != nil {
 		return err
 	}
@@ -293,6 +307,7 @@ func (l *Loader) Run(ctx context.Context) error {
 		if pids := l.again.take(); len(pids) > 0 {
 			l.finder.relook(l.handler, pids)
 		}
+		l.finder.adoptAgain(now)
 		l.ring.SetDeadline(now.Add(wait))
 		n, err := l.drain(&record)
 		if err != nil {
@@ -353,11 +368,7 @@ func (l *Loader) detach() error {
 		errs = append(errs, l.inject.close())
 		l.inject = nil
 	}
-	for _, link := range l.coll.links {
-		errs = append(errs, link.Close())
-	}
-	l.coll.links = nil
-	return errors.Join(errs...)
+	return errors.Join(append(errs, l.coll.letGo())...)
 }
 
 // Close detaches whatever still is and frees the maps. It must not run at the
@@ -369,7 +380,7 @@ func (l *Loader) Close() error {
 		err = errors.Join(err, l.runTime.Close())
 	}
 	l.coll.Close()
-	return err
+	return errors.Join(err, l.legacy.close())
 }
 
 func (l *Loader) dispatch(raw []byte) {

@@ -65,6 +65,11 @@ type Options struct {
 	Attributes func(pid uint32, cgroup string) map[string]string
 	Handler    Handler
 	Log        *slog.Logger
+	// Standby attaches nothing before Run, beyond trying that it can be.
+	Standby bool
+	// Alone says that no other agent traces this host when Run begins, so that
+	// connections which one before it left behind may be taken over.
+	Alone bool
 	// RunTime makes the kernel count the run time of BPF programs: all of this
 	// host's, not weft's alone (countRunTime).
 	RunTime bool

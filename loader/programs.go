@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -61,8 +62,35 @@ func funcParams(name string) int {
 // collection is what was loaded for one way of capture.
 type collection struct {
 	*ebpf.Collection
-	capture Capture
-	links   []link.Link
+	capture  Capture
+	specs    map[string]*ebpf.ProgramSpec
+	attached []string // names of those that links hold, in attach order
+	links    []link.Link
+}
+
+// attachAll attaches what capture needs; on failure what is attached stays so.
+func (c *collection) attachAll() error {
+	for _, name := range c.attached {
+		l, err := attach(c.Programs[name], c.specs[name])
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", name, err)
+		}
+		c.links = append(c.links, l)
+	}
+	return nil
+}
+
+// letGo detaches what attachAll attached.
+func (c *collection) letGo() error {
+	// Side by side: each waits until no CPU runs the program any more.
+	errs := make([]error, len(c.links))
+	var all sync.WaitGroup
+	for i, l := range c.links {
+		all.Go(func() { errs[i] = l.Close() })
+	}
+	all.Wait()
+	c.links = nil
+	return errors.Join(errs...)
 }
 
 // programsOf is what is loaded for one way of capture: the programs to attach, and
@@ -120,16 +148,12 @@ func load(o Options, capture Capture) (*collection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
 	}
-	c := &collection{Collection: coll, capture: capture}
+	c := &collection{Collection: coll, capture: capture, specs: spec.Programs, attached: attached}
 	if err := fillMaps(coll, o); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	for _, name := range attached {
-		l, err := attach(coll.Programs[name], spec.Programs[name])
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("attach %s: %w", name, err), c.close())
-		}
-		c.links = append(c.links, l)
+	if err := c.attachAll(); err != nil {
+		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
 }
@@ -251,11 +275,7 @@ func loadAny(o Options) (*collection, error) {
 // close detaches and frees; links first, so that no program runs on maps that
 // nobody reads.
 func (c *collection) close() error {
-	var errs []error
-	for _, l := range c.links {
-		errs = append(errs, l.Close())
-	}
-	c.links = nil
+	err := c.letGo()
 	c.Close()
-	return errors.Join(errs...)
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"weft/correlate"
@@ -27,7 +28,8 @@ type agent struct {
 	pods   *kube.Pods // nil: nothing is selected by configuration
 	corr   *correlate.Correlator
 	sinks  export.Exporter
-	server *selfstats.Server
+	server *telemetry
+	waits  atomic.Bool // in standby
 }
 
 // handler passes the loader's events to the correlator; all calls come from the
@@ -80,7 +82,7 @@ func (s *selector) Select(c loader.Candidate) (string, bool) {
 
 // newAgent builds all parts but starts no tracing; close undoes it. record, if
 // not nil, gets the kernel's raw records.
-func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sinks export.Fanout, record io.Writer, stats *selfstats.Stats, log *slog.Logger) (*agent, error) {
+func newAgent(ctx context.Context, c *config.Config, targets config.Targets, role role, sinks export.Fanout, record io.Writer, stats *selfstats.Stats, log *slog.Logger) (*agent, error) {
 	a := &agent{log: log, stats: stats}
 	var err error
 	if a.sinks, err = withTail(c.Sampling, sinks, stats); err != nil {
@@ -95,6 +97,8 @@ func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sin
 		Log:      log,
 		RunTime:  c.Telemetry.BPFStats,
 		Record:   record,
+		Standby:  role.standby,
+		Alone:    role.alone,
 	}
 	if len(targets) > 0 {
 		a.pods = kube.New(podOptions(c.Kubernetes, log))
@@ -108,7 +112,7 @@ func newAgent(ctx context.Context, c *config.Config, targets config.Targets, sin
 	if err := errors.Join(stats.Register(newBuildInfo()), stats.Register(newKernelCollector(l))); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	a.server, err = stats.Server(ctx, c.Telemetry.Listen, l.Ready, log)
+	a.server, err = listen(ctx, stats, c.Telemetry.Listen, role.standby, a.ready, log)
 	if err != nil {
 		return nil, usage(errors.Join(err, l.Close()))
 	}

@@ -55,6 +55,7 @@ func (e *execCmd) Run(ctx context.Context, s *streams) error {
 		c.Log.Level = slogWarn // the command's own output is what matters here
 	}
 	log := newLogger(s.err, c.Log)
+	warnOfAgent(log)
 	logConditions(ctx, log, slog.LevelInfo) // its own children weft sees without most of them
 	stats := selfstats.New()
 	sinks, err := e.sinks(c, stats, s)
@@ -74,7 +75,7 @@ func (e *execCmd) Run(ctx context.Context, s *streams) error {
 		defer f.Close() //nolint:errcheck // the loader reports what it could not write
 		record = f
 	}
-	a, err := newAgent(ctx, c, nil, sinks, record, stats, log)
+	a, err := newAgent(ctx, c, nil, role{}, sinks, record, stats, log)
 	if err != nil {
 		return err
 	}

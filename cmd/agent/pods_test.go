@@ -87,7 +87,7 @@ func runChild(t *testing.T, text string) *agentChild {
 		t.Fatal(err)
 	}
 	a := &agentChild{t: t, cmd: exec.Command(self, "-test.run=^TestChild$"), ended: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), childArgs+"=run\x1f--config\x1f"+file, "KUBERNETES_SERVICE_HOST=")
+	a.cmd.Env = append(os.Environ(), childArgs+"=run\x1f--force\x1f--config\x1f"+file, "KUBERNETES_SERVICE_HOST=")
 	stderr, err := a.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

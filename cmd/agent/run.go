@@ -13,7 +13,9 @@ import (
 )
 
 type runCmd struct {
-	Config string `help:"YAML configuration file; every key also as WEFT_…." placeholder:"FILE" type:"path"`
+	Config  string `help:"YAML configuration file; every key also as WEFT_…." placeholder:"FILE" type:"path"`
+	Standby bool   `help:"If another agent traces this host: load everything, and take over when it ends." xor:"other"`
+	Force   bool   `help:"If another agent traces this host: trace beside it." xor:"other"`
 }
 
 // Run is `weft run`: until SIGTERM or SIGINT, then it drains and prints a summary.
@@ -29,6 +31,15 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	log := newLogger(s.err, c.Log)
+	place, role, err := r.claim(log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.trace(ctx, s, c, place, role, log), place.leave())
+}
+
+// trace traces, once it is this agent's turn.
+func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place *host, role role, log *slog.Logger) error {
 	logConditions(ctx, log, slog.LevelWarn)
 	stats := selfstats.New()
 	sinks, err := otlpSinks(c, stats, s, "")
@@ -38,17 +49,24 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 	if len(sinks) == 0 {
 		log.Warn("spans are not exported; set export.otlp.endpoint or OTEL_EXPORTER_OTLP_ENDPOINT")
 	}
-	a, err := newAgent(ctx, c, c.Targets, sinks, nil, stats, log)
+	a, err := newAgent(ctx, c, c.Targets, role, sinks, nil, stats, log)
 	if err != nil {
 		return err
 	}
 	if err := a.followPods(ctx, c); err != nil {
 		return errors.Join(usage(err), a.close(), a.loader.Close())
 	}
+	if role.standby {
+		if turn, err := a.await(ctx, place); err != nil || !turn {
+			return errors.Join(err, a.close(), a.loader.Close())
+		}
+	}
 	log.Info("weft is tracing", "capture", a.loader.Capture(), "injecting", a.loader.Observing() == "",
 		"sockmap_receive", a.loader.Receiving(), "telemetry", a.server.Addr())
 	err = a.loader.Run(ctx)
-	err = errors.Join(err, a.close())
+	// Nothing of this agent touches a program any more: the next one need not wait
+	// until the last spans are delivered.
+	err = errors.Join(err, place.leave(), a.close())
 	a.summary(s)
 	return errors.Join(err, a.loader.Close())
 }

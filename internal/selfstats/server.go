@@ -14,7 +14,7 @@ import (
 )
 
 // Ready reports whether every selected running process is attached, and if
-// not, why.
+// not, why. A reason for being ready is said too.
 type Ready func() (ok bool, reason string)
 
 // Server serves /metrics, /healthz and /readyz. A nil *Server is one that is
@@ -47,11 +47,15 @@ func (s *Stats) Server(ctx context.Context, listen string, ready Ready, log *slo
 		answer(w, http.StatusOK, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if ok, reason := ready(); !ok {
+		ok, reason := ready()
+		if !ok {
 			answer(w, http.StatusServiceUnavailable, reason)
 			return
 		}
-		answer(w, http.StatusOK, "ready")
+		if reason == "" {
+			reason = "ready"
+		}
+		answer(w, http.StatusOK, reason)
 	})
 
 	srv := &Server{

@@ -86,7 +86,8 @@ func launchAgent(t *testing.T, g *group, sink *otlpsink.Sink, o agentOptions) *a
 	telemetry := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	config := writeConfig(t, fmt.Sprintf("targets: %s\nexport: {otlp: {endpoint: %q, protocol: %q}}\ntelemetry: {listen: %q}\n%s",
 		o.targets, endpoint, o.protocol, telemetry, o.extra))
-	a := &agent{program: weft(t, "run", "--config", config), telemetry: telemetry}
+	// Other agents may trace this machine meanwhile, other programs than these.
+	a := &agent{program: weft(t, "run", "--force", "--config", config), telemetry: telemetry}
 	a.cmd.Env = weftEnv(o.env...)
 	a.run()
 	return a

@@ -79,7 +79,7 @@ func TestPortTaken(t *testing.T) {
 	}
 	defer l.Close()
 	taken := l.Addr().String()
-	p := weft(t, "run", "--config", writeConfig(t, oneTarget+fmt.Sprintf("telemetry: {listen: %q}\n", taken)))
+	p := weft(t, "run", "--force", "--config", writeConfig(t, oneTarget+fmt.Sprintf("telemetry: {listen: %q}\n", taken)))
 	complain(t, p, taken, "in use")
 }
 
