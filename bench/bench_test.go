@@ -172,17 +172,20 @@ func TestCheck(t *testing.T) {
 		"lost at the end":    {armTrace, evidence{requests: 10, traceparent: 10, sampled: 10, spans: 20, written: 10, summary: "not delivered: x 1"}, "not delivered: x 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := errors.Join(c.seen.check(all[c.arm], 10, 2)...)
+			err := errors.Join(c.seen.check(all[c.arm], 10, promise{spans: 2, sends: true})...)
 			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 		})
 	}
 	traces := all[armTrace] // of a rig whose protocol weft does not know
-	if err := errors.Join((evidence{requests: 10}).check(traces, 10, 0)...); err != nil {
+	if err := errors.Join((evidence{requests: 10}).check(traces, 10, promise{})...); err != nil {
 		t.Errorf("left alone: %v", err)
 	}
-	if err := errors.Join(right.check(traces, 10, 0)...); err == nil {
+	if err := errors.Join((evidence{requests: 10, spans: 10}).check(traces, 10, promise{spans: 1})...); err != nil {
+		t.Errorf("a server alone: %v", err)
+	}
+	if err := errors.Join(right.check(traces, 10, promise{})...); err == nil {
 		t.Error("a program that was to be left alone was traced, and nobody noticed")
 	}
 }

@@ -75,7 +75,7 @@ func carryArms(group string, bytes int) (without, with arm) {
 // relays are programs of blocking calls between a client and a server; they alone
 // are traced.
 func (b *bench) relays(ctx context.Context) (_ *rig, err error) {
-	r, err := newRig("carry", 2, load{Conns: relayCount})
+	r, err := newRig("carry", promise{spans: 2, sends: true}, load{Conns: relayCount})
 	if err != nil {
 		return nil, err
 	}

@@ -20,9 +20,8 @@ type evidence struct {
 }
 
 // check holds it to what the arm promises; figures of a load that was not traced
-// would flatter. spans is what the rig promises of a request. Of a peer nothing is
-// known but that requests arrive.
-func (e evidence) check(a arm, sent, spans uint64) []error {
+// would flatter. Of a peer nothing is known but that requests arrive.
+func (e evidence) check(a arm, sent uint64, p promise) []error {
 	var errs []error
 	same := func(what string, got, want uint64) {
 		if got != want {
@@ -34,11 +33,11 @@ func (e evidence) check(a arm, sent, spans uint64) []error {
 		return errs
 	}
 	var headers, sampled, exported uint64
-	if a.writes() && spans > 0 {
+	if a.writes() && p.sends {
 		headers = sent
 	}
 	if a.exports() {
-		exported = spans * sent
+		exported = p.spans * sent
 		sampled = headers
 	}
 	same("requests that carried traceparent", e.traceparent, headers)
@@ -122,7 +121,7 @@ func (b *bench) under(ctx context.Context, r *rig, a arm, loads func() (sent uin
 	if stopped != nil && !stopped.nothingLost() {
 		seen.summary = stopped.summary()
 	}
-	for _, wrong := range seen.check(a, sent, r.spans) {
+	for _, wrong := range seen.check(a, sent, r.promise) {
 		b.failed = append(b.failed, fmt.Errorf("%s: %w", r.name, wrong))
 	}
 	return last, seen, nil

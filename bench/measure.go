@@ -98,7 +98,7 @@ type results struct {
 	saturated map[int]hookReading // by arm, as fast as it goes
 	carried   []carried
 	empty     float64 // ns, emptyRun
-	soak      *soakReading
+	soaks     []soakReading
 }
 
 type hookReading struct {
@@ -109,6 +109,8 @@ type hookReading struct {
 
 type soakReading struct {
 	reading
+	of     string  // the rig
+	spans  uint64  // of each request
 	wanted float64 // requests/s; 0: as fast as it goes
 	memory uint64
 	lost   samples
@@ -363,11 +365,11 @@ func (b *bench) watch(ctx context.Context, r *rig, a arm, rate float64) (h hookR
 
 // runSoak holds the rate asked for, or the highest there is if tracing does not
 // reach that.
-func (b *bench) runSoak(ctx context.Context, r *rig) (*soakReading, error) {
+func (b *bench) runSoak(ctx context.Context, r *rig) (s soakReading, err error) {
 	traces := b.arms(r.traced.name, false)[armTrace]
-	s := &soakReading{wanted: b.soakRate}
-	if err := b.soakTrial(ctx, r, traces, s); err != nil {
-		return nil, err
+	s = soakReading{of: r.name, spans: r.spans, wanted: b.soakRate}
+	if err := b.soakTrial(ctx, r, traces, &s); err != nil {
+		return s, err
 	}
 	last, _, err := b.under(ctx, r, traces, func() (_ uint64, err error) {
 		if s.reading, err = b.read(r, traces, s.wanted, b.soak); err != nil {
@@ -377,12 +379,12 @@ func (b *bench) runSoak(ctx context.Context, r *rig) (*soakReading, error) {
 		return s.Sent, err
 	})
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	s.lost, s.unseen = last.above("lost", "dropped"), last.above("skipped", "desync", "refused")
 	b.progress.add(b.soaking())
-	b.say("soak: %.0f requests/s for %v", s.rate(), b.soak)
-	return s, b.record.soak(r.name, s)
+	b.say("soak, %s: %.0f requests/s for %v", r.name, s.rate(), b.soak)
+	return s, b.record.soak(r.name, &s)
 }
 
 // soakTrial finds out whether the rate is reached, in a load like those of a round.

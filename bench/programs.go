@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -177,10 +178,18 @@ func (in installed) nginx(port int, upstream, dir string) (*service, error) {
 	return &service{name: "nginx", port: port, processes: 1 + nginxWorkers, argv: []string{bin, "-p", dir, "-c", file}}, nil
 }
 
+// freePort is one that nobody listens on, below those that the kernel gives to
+// outgoing connections: a program that is started anew must find it free again.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const from, to = 20000, 30000
+	var last error
+	for range 100 {
+		port := from + rand.IntN(to-from)
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, l.Close()
+		}
+		last = err
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	return 0, fmt.Errorf("find a free port from %d to %d: %w", from, to, last)
 }

@@ -138,8 +138,6 @@ func (r *record) hooks(section string, a arm, h hookReading) error {
 func (r *record) soak(section string, s *soakReading) error {
 	e := entryOf(section, "weft traces", 0, s.reading, s.wanted)
 	e.Type, e.AgentRSS = "soak", s.memory
-	for _, v := range s.lost {
-		e.Lost += v
-	}
+	e.Lost = s.losses()
 	return r.write(e)
 }

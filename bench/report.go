@@ -54,7 +54,7 @@ func (r *results) markdown() string {
 		fmt.Fprintf(&b, "### Carrying tracestate and baggage\n\n")
 		r.writeMachine(&b)
 		r.writeCarried(&b)
-	case r.soak != nil:
+	case len(r.soaks) > 0:
 		fmt.Fprintf(&b, "### Soak\n\n")
 		r.writeMachine(&b)
 		r.writeSoak(&b)
@@ -206,38 +206,50 @@ func (r *results) writeHooks(b *strings.Builder) {
 	}
 }
 
+// reached says whether a soak was at the rate asked for.
+func (r *results) reached(n int) bool { return r.soaks[n].rate() >= 0.99*r.soakRate }
+
 func (r *results) writeSoak(b *strings.Builder) {
-	s := r.soak
-	if s == nil {
-		return
+	programs := map[string]string{"both ends": "Client and server, both traced", "one end": "A traced server, and a client that is not"}
+	for _, s := range r.soaks {
+		fmt.Fprintf(b, "%s, ", programs[s.of])
+		if s.wanted > 0 {
+			fmt.Fprintf(b, "%s requests/s wanted for %v: %s reached, ", number(s.wanted), r.settings.soak, number(s.rate()))
+		} else {
+			fmt.Fprintf(b, "together with agent and receiver, do not reach %s requests/s on this machine; as fast as they go for %v: %s requests/s, ",
+				number(r.soakRate), r.settings.soak, number(s.rate()))
+		}
+		fmt.Fprintf(b, "%d requests, %d spans, **%.0f events lost**, largest resident set %.0f MiB.\n\n", s.Sent, s.spans*s.Sent, s.losses(), s.mebibytes())
+		if len(s.lost) > 0 {
+			fmt.Fprintf(b, "Lost: %s\n\n", s.lost.text())
+		}
+		if len(s.unseen) > 0 {
+			fmt.Fprintf(b, "Counted besides: %s\n\n", s.unseen.text())
+		}
 	}
-	if s.wanted > 0 {
-		fmt.Fprintf(b, "%s requests/s wanted for %v: %s reached, ", number(s.wanted), r.settings.soak, number(s.rate()))
-	} else {
-		fmt.Fprintf(b, "Server, client, agent and sink together do not reach %s requests/s on this machine; as fast as they go for %v: %s requests/s, ",
-			number(r.soakRate), r.settings.soak, number(s.rate()))
+	// The last soak is the one at the rate, if any is.
+	last := len(r.soaks) - 1
+	s := r.soaks[last]
+	met := "**" + metOrMissed(s.mebibytes() <= wantedMemory) + "**"
+	if !r.reached(last) {
+		met = fmt.Sprintf("not decided: %s requests/s were not reached here; at %s %s", number(r.soakRate), number(s.rate()), met)
 	}
 	lost := 0.0
-	for _, v := range s.lost {
-		lost += v
+	for _, s := range r.soaks {
+		lost += s.losses()
 	}
-	fmt.Fprintf(b, "%d requests, %d spans, **%.0f events lost**, largest resident set %.0f MiB.\n", s.Sent, 2*s.Sent, lost, float64(s.memory)/(1<<20))
-	fmt.Fprintf(b, "\n| target | wanted | measured | |\n|---|--:|--:|---|\n")
-	mib := float64(s.memory) / (1 << 20)
-	reached := metOrMissed(mib <= wantedMemory)
-	if s.rate() < 0.99*r.soakRate {
-		reached = fmt.Sprintf("not decided: %s requests/s were not reached here; at %s **%s**", number(r.soakRate), number(s.rate()), reached)
-	} else {
-		reached = "**" + reached + "**"
-	}
-	fmt.Fprintf(b, "| agent's largest resident set at %s requests/s | ≤ %.0f MiB | %.1f MiB | %s |\n", number(r.soakRate), wantedMemory, mib, reached)
+	b.WriteString("| target | wanted | measured | |\n|---|--:|--:|---|\n")
+	fmt.Fprintf(b, "| agent's largest resident set at %s requests/s | ≤ %.0f MiB | %.1f MiB | %s |\n", number(r.soakRate), wantedMemory, s.mebibytes(), met)
 	fmt.Fprintf(b, "| events lost | 0 | %.0f | **%s** |\n", lost, metOrMissed(lost == 0))
-	if len(s.lost) > 0 {
-		fmt.Fprintf(b, "\nLost: %s\n", s.lost.text())
+}
+
+func (s soakReading) mebibytes() float64 { return float64(s.memory) / (1 << 20) }
+
+func (s soakReading) losses() (total float64) {
+	for _, v := range s.lost {
+		total += v
 	}
-	if len(s.unseen) > 0 {
-		fmt.Fprintf(b, "\nCounted besides: %s\n", s.unseen.text())
-	}
+	return total
 }
 
 // text lists samples in the order of their names.

@@ -4,12 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"time"
 )
+
+// promise is what weft has to make of a load when it traces.
+type promise struct {
+	spans uint64 // of each request; 0: weft knows nothing of its protocol and must leave it alone
+	sends bool   // the traced programs send requests, which leave with context
+}
 
 // rig is programs that a load goes through, and how to ask them what they saw.
 type rig struct {
-	name   string
-	spans  uint64  // that a traced request leaves; 0: weft knows nothing of its protocol and must leave it alone
+	name string
+	promise
 	traced *cgroup // what agents are told to trace
 	plain  *cgroup // load generator and what is behind
 	port   int     // that the traced program listens on
@@ -26,8 +34,8 @@ type rig struct {
 }
 
 // newRig makes the cgroups.
-func newRig(name string, spans uint64, l load) (*rig, error) {
-	r := &rig{name: name, spans: spans, load: l}
+func newRig(name string, p promise, l load) (*rig, error) {
+	r := &rig{name: name, promise: p, load: l}
 	r.saw = func() (served, error) { return r.echoed, nil }
 	for of, into := range map[string]**cgroup{"traced": &r.traced, "plain": &r.plain} {
 		g, err := newCgroup(of)
@@ -79,8 +87,17 @@ func asks(c *child) func() (served, error) {
 const path = "/cart/items?page=2"
 
 // bothEnds is nothing but tracing: a client and a server, both traced.
-func (b *bench) bothEnds(ctx context.Context) (_ *rig, err error) {
-	r, err := newRig("both ends", 2, load{Conns: b.conns})
+func (b *bench) bothEnds(ctx context.Context) (*rig, error) {
+	return b.ends(ctx, "both ends", promise{spans: 2, sends: true})
+}
+
+// oneEnd is the same with a client that is not traced.
+func (b *bench) oneEnd(ctx context.Context) (*rig, error) {
+	return b.ends(ctx, "one end", promise{spans: 1})
+}
+
+func (b *bench) ends(ctx context.Context, name string, p promise) (_ *rig, err error) {
+	r, err := newRig(name, p, load{Conns: b.conns})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +116,11 @@ func (b *bench) bothEnds(ctx context.Context) (_ *rig, err error) {
 		return nil, err
 	}
 	r.load.URLs = []string{"http://" + at.Address + path}
-	r.client, err = startChild(ctx, roleClient, r.traced)
+	client := r.plain
+	if p.sends {
+		client = r.traced
+	}
+	r.client, err = startChild(ctx, roleClient, client)
 	return r, err
 }
 
@@ -139,7 +160,7 @@ func (b *bench) hopRig(ctx context.Context, h hop) (_ *rig, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRig(h.name, h.spans, load{Conns: b.conns})
+	r, err := newRig(h.name, promise{spans: h.spans, sends: h.spans > 0}, load{Conns: b.conns})
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +179,28 @@ func (b *bench) hopRig(ctx context.Context, h hop) (_ *rig, err error) {
 		return nil, fmt.Errorf("%s: %w", h.name, err)
 	}
 	return r, nil
+}
+
+// vacate ends the traced program and waits until its port is free: the kernel lists
+// no process any more a moment before it closes what the process had open.
+func (r *rig) vacate(ctx context.Context) error {
+	if err := r.traced.empty(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		l, err := net.Listen("tcp4", r.address())
+		if err == nil {
+			return l.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the traced program's port stays taken: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // address is where the traced program listens.
@@ -179,7 +222,7 @@ func startGo(ctx context.Context, r *rig, behind, between string) error {
 		return err
 	}
 	r.fresh = func(ctx context.Context) error {
-		if err := r.traced.empty(); err != nil {
+		if err := r.vacate(ctx); err != nil {
 			return err
 		}
 		c, err := startChild(ctx, between, r.traced)
@@ -253,7 +296,7 @@ func startNginx(ctx context.Context, b *bench, in installed, r *rig) error {
 // restarts lets every arm begin with a new one.
 func (r *rig) restarts(p *service, dir string) {
 	r.fresh = func(ctx context.Context) error {
-		if err := r.traced.empty(); err != nil {
+		if err := r.vacate(ctx); err != nil {
 			return err
 		}
 		return p.start(ctx, r.traced, dir)

@@ -7,7 +7,9 @@ import (
 
 // ratio is how one arm compares with another, round by round: the geometric
 // mean and its 95 % confidence interval. Two loads of the same round ran within
-// seconds of each other, so that a slow minute of the machine falls on both.
+// seconds of each other, so that a slow minute of the machine falls on both; that
+// is why rounds are compared in pairs, and not one heap of figures with another as
+// benchstat does it.
 type ratio struct{ Mean, Low, High float64 }
 
 // compare needs at least two rounds; values are positive.
