@@ -57,9 +57,12 @@ func InspectFile(path string) (*Binary, error) {
 		return nil, &BinaryError{path, err.Error()}
 	}
 	defer f.Close() //nolint:errcheck // read only
-	e, err := elf.NewFile(f)
+	e, err := elf.NewFile(&bounded{f, maxTables})
 	if err != nil {
 		return nil, &BinaryError{path, notELF(f)}
+	}
+	if compressed(e) {
+		return nil, &BinaryError{path, "its tables are compressed, as no linker writes them"}
 	}
 	b := &Binary{Path: path, Kind: "executable", Linking: "static", Machine: machine(e.Machine)}
 	if b.Libraries, err = e.ImportedLibraries(); err != nil {
@@ -145,7 +148,7 @@ var interpreters = []struct {
 // runtimeOf reads a Go build, else goes by names: of the executable, then of the
 // libraries it has. Where nothing tells, nothing is said.
 func runtimeOf(open, exe string, libraries []string) Runtime {
-	if info, err := buildinfo.ReadFile(open); err == nil {
+	if info, err := readBuild(open); err == nil {
 		r := Runtime{Language: "go", Version: info.GoVersion, Evidence: "Go build information", Module: info.Main.Path}
 		if r.Module == "" {
 			r.Module = info.Path
@@ -172,6 +175,16 @@ func runtimeOf(open, exe string, libraries []string) Runtime {
 		}
 	}
 	return Runtime{}
+}
+
+// readBuild is buildinfo.ReadFile for a file that somebody else wrote.
+func readBuild(path string) (*buildinfo.BuildInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return buildinfo.Read(&bounded{f, maxTables})
 }
 
 // String is "go go1.26.0 (weft v1.2)".

@@ -105,7 +105,7 @@ func (f *finder) process(h Handler, r ProcessRecord) {
 		}
 	case ProcessListen:
 		if f.selector != nil && f.selector.NeedsPorts() && f.tracked[r.PID] == nil {
-			f.look(h, r.PID, r.PIDStart, nil)
+			f.lookFor(h, r.PID, r.PIDStart, func() ([]uint16, error) { return []uint16{r.Port}, nil })
 		}
 	case ProcessFork:
 		f.forked(h, r)
@@ -119,6 +119,13 @@ func (f *finder) process(h Handler, r ProcessRecord) {
 // look matches one process and selects, keeps or drops it. start is the kernel's,
 // 0 when only /proc knows it.
 func (f *finder) look(h Handler, pid uint32, start uint64, namespaces map[string]map[uint64]uint16) {
+	f.lookFor(h, pid, start, func() ([]uint16, error) { return listeningPorts(pid, namespaces) })
+}
+
+// lookFor is look with another way to know the ports. A listen record says which one
+// it is: to look for it among the descriptors would let any process of the host, with
+// a million of them, cost weft a second for each call of listen(2).
+func (f *finder) lookFor(h Handler, pid uint32, start uint64, ports func() ([]uint16, error)) {
 	was := f.tracked[pid]
 	p, err := readProcess(pid)
 	if err != nil {
@@ -147,7 +154,7 @@ func (f *finder) look(h Handler, pid uint32, start uint64, namespaces map[string
 	}
 	c := Candidate{PID: pid, Exe: p.exe, Args: joinArgs(p.args), Cgroup: p.cgroup}
 	if f.selector.NeedsPorts() {
-		if c.Ports, err = listeningPorts(pid, namespaces); err != nil {
+		if c.Ports, err = ports(); err != nil {
 			f.unread(pid, err)
 		}
 	}

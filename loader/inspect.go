@@ -114,9 +114,9 @@ func (i *Inspection) Service(configured string) (name, from string) {
 	switch {
 	case configured != "":
 		from = "targets"
-	case i.process.env["OTEL_SERVICE_NAME"] != "":
+	case i.process.env[envService] != "":
 		from = "OTEL_SERVICE_NAME"
-	case parseResource(i.process.env["OTEL_RESOURCE_ATTRIBUTES"])["service.name"] != "":
+	case parseResource(i.process.env[envResource])["service.name"] != "":
 		from = "OTEL_RESOURCE_ATTRIBUTES"
 	default:
 		from = "executable"

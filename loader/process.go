@@ -32,6 +32,15 @@ type process struct {
 // architecture Go supports.
 const clockTick = 1e9 / 100
 
+// What a program says of itself, and how much of it is believed: bytes of each
+// variable, and pairs in the second.
+const (
+	envService       = "OTEL_SERVICE_NAME"
+	envResource      = "OTEL_RESOURCE_ATTRIBUTES"
+	maxOwnText       = 8 << 10
+	maxOwnAttributes = 64
+)
+
 // readProcess reads /proc/PID. Kernel threads and processes that are gone return
 // an error wrapping os.ErrNotExist.
 func readProcess(pid uint32) (*process, error) {
@@ -63,8 +72,9 @@ func readProcess(pid uint32) (*process, error) {
 	}
 	if env, err := p.Environ(); err == nil {
 		for _, kv := range env {
-			if k, v, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, "OTEL_") {
-				out.env[k] = v
+			if k, v, ok := strings.Cut(kv, "="); ok && (k == envService || k == envResource) {
+				// A copy: the rest of the environment, up to 1 MiB, may go.
+				out.env[k] = strings.Clone(upTo(v, maxOwnText))
 			}
 		}
 	}
@@ -76,11 +86,15 @@ func readProcess(pid uint32) (*process, error) {
 // kernel programs when a response leaves from another thread than the one that
 // read its request.
 func (p *process) migrates() bool {
-	f, err := elf.Open(filepath.Join("/proc", strconv.Itoa(int(p.pid)), "exe"))
+	file, err := os.Open(filepath.Join("/proc", strconv.Itoa(int(p.pid)), "exe"))
 	if err != nil {
-		return false // gone, or not an ELF file
+		return false // gone
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer file.Close() //nolint:errcheck // read only
+	f, err := elf.NewFile(&bounded{file, maxHeaders})
+	if err != nil {
+		return false // not an ELF file, or none that a compiler wrote
+	}
 	return f.Section(".go.buildinfo") != nil || f.Section(".gopclntab") != nil
 }
 
@@ -96,9 +110,9 @@ func (p *process) targetFlags() uint32 {
 // OTEL_SERVICE_NAME, its OTEL_RESOURCE_ATTRIBUTES, that of what it runs in (see
 // Options.Attributes), its executable.
 func (p *process) describe(configured string, start uint64, around map[string]string) *event.Process {
-	own := parseResource(p.env["OTEL_RESOURCE_ATTRIBUTES"])
+	own := parseResource(p.env[envResource])
 	service := configured
-	for _, s := range []string{p.env["OTEL_SERVICE_NAME"], own["service.name"], around["service.name"], filepath.Base(p.exe)} {
+	for _, s := range []string{p.env[envService], own["service.name"], around["service.name"], filepath.Base(p.exe)} {
 		if service == "" {
 			service = s
 		}
@@ -117,15 +131,24 @@ func (p *process) describe(configured string, start uint64, around map[string]st
 		Service:         service,
 		ServiceInstance: hex.EncodeToString(sum[:16]),
 		Exe:             p.exe,
-		Args:            p.args,
 		Cgroup:          p.cgroup,
 		Resource:        resource,
 	}
 }
 
+// upTo is text of at most that many bytes, cut where a pair ends.
+func upTo(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	s = s[:most]
+	return s[:max(strings.LastIndexByte(s, ','), 0)]
+}
+
 // parseResource reads OTEL_RESOURCE_ATTRIBUTES (OpenTelemetry resource SDK:
 // key=value pairs, comma separated, percent-encoded). As there, one malformed
-// pair discards all.
+// pair discards all. Pairs beyond maxOwnAttributes are left out: they go with
+// every batch of the program's spans.
 func parseResource(s string) map[string]string {
 	out := map[string]string{}
 	for pair := range strings.SplitSeq(s, ",") {
@@ -137,7 +160,9 @@ func parseResource(s string) map[string]string {
 		if !ok || err != nil {
 			return map[string]string{}
 		}
-		out[strings.TrimSpace(k)] = value
+		if len(out) < maxOwnAttributes {
+			out[strings.TrimSpace(k)] = value
+		}
 	}
 	return out
 }

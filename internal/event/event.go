@@ -133,8 +133,8 @@ type Process struct {
 	Service  string // resolved service.name
 	// ServiceInstance is unique per process, for service.instance.id.
 	ServiceInstance string
-	Exe             string // path of the executable
-	Args            []string
+	Exe             string            // path of the executable
+	Args            []string          // left out by the loader: they may hold secrets, and 1 MiB
 	Cgroup          string            // cgroup v2 path
 	Resource        map[string]string // further resource attributes (OTEL_RESOURCE_ATTRIBUTES of the process)
 }
