@@ -129,6 +129,10 @@ func (c *client) config(kubeconfig string) (*rest.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("kubernetes.kubeconfig: read %s: %w", kubeconfig, err)
 		}
+		if config.ExecProvider != nil {
+			return nil, fmt.Errorf("kubernetes.kubeconfig: %s runs %q for its credentials, and weft runs no program of others; name a file with a token or a certificate",
+				kubeconfig, config.ExecProvider.Command)
+		}
 		return config, nil
 	}
 	config, err := rest.InClusterConfig()

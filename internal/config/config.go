@@ -8,6 +8,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -232,11 +233,29 @@ func Load(path string, environ []string) (*Config, error) {
 	var data []byte
 	if path != "" {
 		var err error
-		if data, err = os.ReadFile(path); err != nil {
+		if data, err = readFile(path); err != nil {
 			return nil, fmt.Errorf("read config: %w", err)
 		}
 	}
 	return Parse(path, data, environ)
+}
+
+// maxFile bounds a configuration file, in bytes; full.yaml has 3,000.
+const maxFile = 1 << 20
+
+// readFile reads a file of bounded length: a wrong name may be that of a disk, or of
+// /dev/zero.
+func readFile(path string) (_ []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s is longer than 1 MiB; is it the right file?", path)
+	}
+	return data, err
 }
 
 // Parse is Load for a file already read; name stands for it in error messages.
