@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"strings"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"weft/internal/privilege"
@@ -66,8 +69,25 @@ func logConditions(ctx context.Context, log *slog.Logger, level slog.Level) {
 		log.Log(ctx, level, "a capability is missing", "capability", use.Capability.String(), "so", use.Without,
 			"mend", "grant it (docs/security.md), or run as root")
 	}
-	if c := kernelTooOld(kernelRelease()); c != nil {
+	if mounts, err := procfs.GetMounts(); err == nil && strings.HasSuffix(bpfFileSystem(mounts), readOnly) {
+		log.Info("the bpf file system is read-only; weft pins nothing there, so nothing depends on it")
+	}
+	logKernel(log, kernelRelease())
+}
+
+func logKernel(log *slog.Logger, release string) {
+	if c := kernelTooOld(release); c != nil {
 		log.Warn("this kernel is too old", "why", c.why, "so", c.effect, "mend", c.mend)
+	}
+}
+
+// logListen says at start who may ask for weft's telemetry, where that is somebody
+// else than this host.
+func logListen(log *slog.Logger, address string) {
+	at, err := netip.ParseAddrPort(address)
+	if err == nil && !at.Addr().Unmap().IsLoopback() {
+		log.Info("telemetry is served to whoever reaches this address, without a password; set telemetry.listen to a loopback address to keep it on this host",
+			"listen", address)
 	}
 }
 
@@ -82,11 +102,18 @@ func kernelRelease() string {
 
 // notLoaded adds to what the kernel said of weft's programs what it means by it.
 func notLoaded(err error) error {
-	release := kernelRelease()
 	held, herr := privilege.Effective()
 	var limit unix.Rlimit
-	herr = errors.Join(herr, unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit))
-	if herr == nil && !held.Has(privilege.SysResource) && limit.Cur != unix.RLIM_INFINITY && before(release, 5, 11) {
+	if herr = errors.Join(herr, unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit)); herr != nil {
+		return errors.Join(err, herr)
+	}
+	return explained(err, kernelRelease(), held, limit.Cur)
+}
+
+// explained is notLoaded for a kernel, for what the process holds, and its
+// RLIMIT_MEMLOCK in bytes.
+func explained(err error, release string, held privilege.Set, limit uint64) error {
+	if !held.Has(privilege.SysResource) && limit != unix.RLIM_INFINITY && before(release, 5, 11) {
 		err = fmt.Errorf("%w; Linux %s charges maps to RLIMIT_MEMLOCK: raise it (LimitMEMLOCK=infinity), or grant CAP_SYS_RESOURCE", err, release)
 	}
 	if c := kernelTooOld(release); c != nil {

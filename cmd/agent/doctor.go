@@ -222,18 +222,18 @@ func (d *diagnosis) text(p palette) []byte {
 	}
 	indent := strings.Repeat(" ", width+4)
 	for _, c := range d.Capabilities {
-		fmt.Fprintf(&b, "%s %-*s  %s\n", p.mark(c.State), width, c.Name, c.Why)
+		fmt.Fprintf(&b, "%s %-*s  %s\n", p.mark(c.State), width, c.Name, visible(c.Why))
 		if c.State == stateOK || c.State == stateUnknown { // what blocks the unknown ones stands above
 			continue
 		}
 		if c.Effect != "" {
-			fmt.Fprintf(&b, "%s%s\n", indent, p.dim("so: "+c.Effect))
+			fmt.Fprintf(&b, "%s%s\n", indent, p.dim("so: "+visible(c.Effect)))
 		}
 		if c.Mend != "" {
-			fmt.Fprintf(&b, "%s%s\n", indent, p.dim("mend: "+c.Mend))
+			fmt.Fprintf(&b, "%s%s\n", indent, p.dim("mend: "+visible(c.Mend)))
 		}
 	}
-	fmt.Fprintf(&b, "\n%s\n", d.sentence())
+	fmt.Fprintf(&b, "\n%s\n", visible(d.sentence()))
 	return b.Bytes()
 }
 

@@ -51,6 +51,8 @@ func bpfFileSystemRow() capability {
 	return capability{Name: "bpf_fs", State: stateOK, Why: bpfFileSystem(mounts) + "; weft pins nothing there, so nothing depends on it"}
 }
 
+const readOnly = " is read-only"
+
 // bpfFileSystem says how the topmost bpf file system is mounted.
 func bpfFileSystem(mounts []*procfs.MountInfo) string {
 	said := "no bpf file system is mounted"
@@ -62,7 +64,7 @@ func bpfFileSystem(mounts []*procfs.MountInfo) string {
 		_, mount := m.Options["ro"]
 		_, super := m.SuperOptions["ro"]
 		if mount || super {
-			said = m.MountPoint + " is read-only"
+			said = m.MountPoint + readOnly
 		}
 	}
 	return said

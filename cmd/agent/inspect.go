@@ -256,7 +256,7 @@ func attachTo(c *config.Config, p *loader.Inspection) attachView {
 type table struct{ bytes.Buffer }
 
 func (t *table) row(name, format string, args ...any) {
-	fmt.Fprintf(t, "%-12s %s\n", name, fmt.Sprintf(format, args...)) //nolint:errcheck // memory
+	fmt.Fprintf(t, "%-12s %s\n", name, visible(fmt.Sprintf(format, args...))) //nolint:errcheck // memory
 }
 
 func (v *processView) text() []byte {

@@ -101,7 +101,7 @@ func report(w io.Writer, err error) int {
 		}
 	}
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(w, "weft: %s\n", strings.TrimRight(line, "\n")) //nolint:errcheck // nowhere to report it
+		fmt.Fprintf(w, "weft: %s\n", visible(strings.TrimRight(line, "\n"))) //nolint:errcheck // nowhere to report it
 	}
 	return status
 }

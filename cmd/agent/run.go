@@ -61,6 +61,7 @@ func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place 
 			return errors.Join(err, a.close(), a.loader.Close())
 		}
 	}
+	logListen(log, a.server.Addr())
 	log.Info("weft is tracing", "capture", a.loader.Capture(), "injecting", a.loader.Observing() == "",
 		"sockmap_receive", a.loader.Receiving(), "telemetry", a.server.Addr())
 	err = a.loader.Run(ctx)
