@@ -45,22 +45,27 @@ func TestClockStep(t *testing.T) {
 // keep it either.
 func TestAgeIsNoMatterOfTheWallClock(t *testing.T) {
 	for _, step := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
-		var got kept
-		stats := selfstats.New()
-		c := New(Options{MaxAge: time.Minute}, &got, stats)
-		now := time.Now()
-		c.Tick(now)
-		req := request(1, server, 0)
-		// Start is by the wall clock of before the step, as seen after it.
-		req.Start = now.Round(0).Add(-step)
-		c.Request(req)
-		c.Tick(now.Add(59 * time.Second))
-		if c.Open() != 1 {
-			t.Errorf("step %v: dropped after 59 s, of a minute", step)
-		}
-		c.Tick(now.Add(61 * time.Second))
-		if c.Open() != 0 || lost(t, stats)[dropped("max_age")] != 1 {
-			t.Errorf("step %v: %d open after 61 s, of a minute", step, c.Open())
+		for _, early := range []bool{true, false} { // before the first Tick
+			var got kept
+			stats := selfstats.New()
+			c := New(Options{MaxAge: time.Minute}, &got, stats)
+			now := time.Now()
+			if !early {
+				c.Tick(now)
+			}
+			req := request(1, server, 0)
+			// Start is by the wall clock of before the step, as seen after it.
+			req.Start = now.Round(0).Add(-step)
+			c.Request(req)
+			c.Tick(now)
+			c.Tick(now.Add(59 * time.Second))
+			if c.Open() != 1 {
+				t.Errorf("step %v, early %t: dropped after 59 s, of a minute", step, early)
+			}
+			c.Tick(now.Add(61 * time.Second))
+			if c.Open() != 0 || lost(t, stats)[dropped("max_age")] != 1 {
+				t.Errorf("step %v, early %t: %d open after 61 s, of a minute", step, early, c.Open())
+			}
 		}
 	}
 }

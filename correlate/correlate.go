@@ -89,7 +89,7 @@ type exchangeKey struct {
 // sink and its place in the list.
 type exchange struct {
 	span         event.Span
-	at           time.Time // when it was opened, by the clock of Tick
+	at           time.Time // of the last Tick when it was opened; zero: there was none
 	older, newer *exchange
 }
 
@@ -167,9 +167,6 @@ func (c *Correlator) Request(r event.Request) {
 		c.count.openFull.Inc()
 	}
 	x := &exchange{span: event.Span{Request: r}, at: c.now}
-	if x.at.IsZero() { // no Tick yet
-		x.at = r.Start
-	}
 	if p, ok := c.processes[processKey{r.PID, r.PIDStart}]; ok {
 		x.span.Process = p.info
 	}
@@ -255,6 +252,11 @@ func (c *Correlator) Response(r event.Response) {
 // time.Now(): ages are by its monotonic reading, which no step of the wall clock
 // moves, and exact to the interval of the calls.
 func (c *Correlator) Tick(now time.Time) {
+	if c.now.IsZero() {
+		for x := c.oldest; x != nil; x = x.newer {
+			x.at = now
+		}
+	}
 	c.now = now
 	for c.oldest != nil && now.Sub(c.oldest.at) > c.opts.MaxAge {
 		c.drop(c.oldest)

@@ -139,6 +139,7 @@ func TestPairing(t *testing.T) {
 			stats := selfstats.New()
 			var got kept
 			c := New(Options{MaxOpen: 3, MaxAge: time.Minute}, &got, stats)
+			c.Tick(epoch)
 			for _, s := range tc.steps {
 				s(c)
 			}

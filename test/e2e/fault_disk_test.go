@@ -49,7 +49,7 @@ func TestFaultDiskFull(t *testing.T) {
 	}
 	defer log.Close()
 	telemetry := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	r.agent = &agent{program: weft(t, "run"), telemetry: telemetry}
+	r.agent = &agent{program: weft(t, "run", "--force"), telemetry: telemetry}
 	// No file of configuration either: all of it comes by the environment.
 	r.agent.cmd.Env = weftEnv("TMPDIR="+full, "WEFT_LOG_LEVEL=debug", "WEFT_TELEMETRY_LISTEN="+telemetry,
 		fmt.Sprintf("WEFT_TARGETS=[{cgroup: %q}]", "*/"+g.name), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+r.sink.GRPC)

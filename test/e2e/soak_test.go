@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -161,7 +162,11 @@ func churn(t *testing.T, stop chan struct{}, g *group, rawhttp string, lives *at
 			return
 		default:
 		}
-		if err := live(t, g, rawhttp); err != nil {
+		err := live(t, g, rawhttp)
+		if errors.Is(err, errNotListening) {
+			err = live(t, g, rawhttp)
+		}
+		if err != nil {
 			t.Errorf("a server and its client that live for a moment: %v", err)
 			return
 		}
@@ -170,13 +175,13 @@ func churn(t *testing.T, stop chan struct{}, g *group, rawhttp string, lives *at
 }
 
 func live(t *testing.T, g *group, rawhttp string) error {
-	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	run := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(rawhttp, args...)
 		cmd.Env = cleanEnv()
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.fd.Fd())}
 		return cmd
 	}
+	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	server := run("server", addr)
 	if err := server.Start(); err != nil {
 		return err
@@ -192,7 +197,7 @@ func live(t *testing.T, g *group, rawhttp string) error {
 			break
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the server does not listen: %w", err)
+			return fmt.Errorf("%w: %w", errNotListening, err)
 		}
 	}
 	y := &tally{answered: map[int]time.Time{}}
@@ -206,3 +211,7 @@ func live(t *testing.T, g *group, rawhttp string) error {
 	}
 	return nil
 }
+
+// errNotListening: the server did not come up. In a soak of hours its port may
+// have been taken by another connection since it was free.
+var errNotListening = errors.New("the server does not listen")
