@@ -290,7 +290,7 @@ func (b *bench) read(r *rig, a arm, rate float64, length time.Duration) (reading
 		}
 	}
 	if b.peer != nil {
-		if err := b.peer.alive(); err != nil {
+		if err := errors.Join(b.settled(), b.peer.alive()); err != nil {
 			return reading{}, err
 		}
 	}
@@ -316,6 +316,21 @@ func (b *bench) delivered(want uint64) error {
 		}
 	}
 	return nil
+}
+
+// settled waits until no spans have come for a while: how many a peer makes of a
+// request is its own affair, and so is whether they come here.
+func (b *bench) settled() error {
+	const still = time.Second
+	last, err := b.spans()
+	since := time.Now()
+	for deadline := since.Add(12 * time.Second); err == nil && time.Since(since) < still && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		var got uint64
+		if got, err = b.spans(); got != last {
+			last, since = got, time.Now()
+		}
+	}
+	return err
 }
 
 func (b *bench) round(ctx context.Context, r *rig, a arm, rate float64, m *machine) (x round, err error) {

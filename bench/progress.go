@@ -55,7 +55,7 @@ const (
 func (s settings) oneLoad(a arm) time.Duration {
 	switch {
 	case a.peer != nil:
-		return s.warm + s.phase + peerWait + time.Second
+		return s.warm + s.phase + peerWait + 3*time.Second
 	case a.agent():
 		return s.warm + s.phase + agentStarts
 	}
