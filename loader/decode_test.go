@@ -232,6 +232,27 @@ func (nowhere) Response(event.Response)    {}
 func (nowhere) Carried(event.Carried)      {}
 func (nowhere) Tick(time.Time)             {}
 
+func TestNextWait(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		wait time.Duration
+		size int // bytes read
+		want time.Duration
+	}{
+		{ringBusy, 0, ringIdle},                                 // nothing
+		{ringIdle, 1000, ringIdle},                              // little
+		{ringBusy, 1000, ringIdle},                              //
+		{ringIdle, mib, 10 * time.Millisecond},                  // half the time for half as much
+		{10 * time.Millisecond, mib / 2, 10 * time.Millisecond}, // a sixteenth of the ring: as it is
+		{ringIdle, 8 * mib, ringBusy},                           // full
+		{ringBusy, 8 * mib, ringBusy},                           //
+	} {
+		if got := nextWait(c.wait, c.size, 8*mib); got != c.want {
+			t.Errorf("after %v and %d bytes: %v, want %v", c.wait, c.size, got, c.want)
+		}
+	}
+}
+
 // A string that says it is longer than its field ends with the field.
 func TestDecodeLengthsWithinRecord(t *testing.T) {
 	raw := requestRecord()

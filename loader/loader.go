@@ -26,6 +26,7 @@ type Loader struct {
 	handler  Handler
 	coll     *collection
 	ring     *ringbuf.Reader
+	bell     *bell     // of the ring
 	inject   *injector // nil: observing only
 	finder   *finder
 	counters []string
@@ -65,6 +66,9 @@ func New(o Options) (*Loader, error) {
 	}
 	if l.ring, err = ringbuf.NewReader(coll.Maps["events"]); err != nil {
 		return nil, errors.Join(fmt.Errorf("open event ring: %w", err), coll.close())
+	}
+	if l.bell, err = newBell(coll.Maps["events"].FD()); err != nil {
+		return nil, errors.Join(err, l.ring.Close(), coll.close())
 	}
 	l.setClock()
 	if o.RunTime {
@@ -308,46 +312,55 @@ func (l *Loader) Run(ctx context.Context) error {
 			l.finder.relook(l.handler, pids)
 		}
 		l.finder.adoptAgain(now)
-		l.ring.SetDeadline(now.Add(wait))
-		n, err := l.drain(&record)
+		if l.ring.AvailableBytes() < l.ring.BufferSize()/16 {
+			if err := l.bell.wait(wait); err != nil {
+				return err
+			}
+		}
+		size, err := l.drain(&record)
 		if err != nil {
 			return err
 		}
-		wait = ringIdle
-		if n > 0 {
-			wait = ringBusy
-		}
+		wait = nextWait(wait, size, l.ring.BufferSize())
 	}
 	return l.finish(&record)
 }
 
-// drain reads until the deadline passes or the ring is empty.
-func (l *Loader) drain(record *ringbuf.Record) (n int, err error) {
-	for {
+// nextWait is how long to sleep on a ring that filled by size bytes in a sleep of
+// this length: until a sixteenth of it is full, between ringBusy and ringIdle. A
+// wake-up costs as much as twenty records.
+func nextWait(wait time.Duration, size, capacity int) time.Duration {
+	if size == 0 {
+		return ringIdle
+	}
+	return min(max(time.Duration(float64(wait)*float64(capacity/16)/float64(size)), ringBusy), ringIdle)
+}
+
+// drain reads until the ring is empty, and returns how many bytes.
+func (l *Loader) drain(record *ringbuf.Record) (size int, err error) {
+	l.ring.SetDeadline(time.Now()) // what is there, without waiting
+	for range 4096 {               // then let the clock and the ticks have their turn
 		switch err := l.ring.ReadInto(record); {
 		case err == nil:
 			l.dispatch(record.RawSample)
-			n++
+			size += len(record.RawSample)
 		case isDeadline(err):
-			return n, nil
+			return size, nil
 		case errors.Is(err, ringbuf.ErrClosed):
-			return n, nil
+			return size, nil
 		default:
-			return n, fmt.Errorf("read event ring: %w", err)
-		}
-		if n >= 4096 { // let the clock and the ticks have their turn
-			return n, nil
+			return size, fmt.Errorf("read event ring: %w", err)
 		}
 	}
+	return size, nil
 }
 
 // finish stops editing and capturing, then drains.
 func (l *Loader) finish(record *ringbuf.Record) error {
 	err := l.detach()
 	for l.ring.AvailableBytes() > 0 {
-		l.ring.SetDeadline(time.Now().Add(time.Millisecond))
-		n, derr := l.drain(record)
-		if derr != nil || n == 0 {
+		size, derr := l.drain(record)
+		if derr != nil || size == 0 {
 			return errors.Join(err, derr, l.recorder.finish())
 		}
 	}
@@ -375,7 +388,7 @@ func (l *Loader) detach() error {
 // same time as Run.
 func (l *Loader) Close() error {
 	err := l.detach()
-	err = errors.Join(err, l.ring.Close())
+	err = errors.Join(err, l.ring.Close(), l.bell.close())
 	if l.runTime != nil {
 		err = errors.Join(err, l.runTime.Close())
 	}

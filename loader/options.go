@@ -82,9 +82,9 @@ type Options struct {
 // injects says whether anything may be written at all.
 func (o *Options) injects() bool { return o.Policy.Inject != 0 }
 
-// ringIdle and ringBusy are how long the reader sleeps on an empty ring: records
-// are written without waking it (a wake-up costs the traced program ten times
-// the record), except those about processes.
+// ringIdle and ringBusy are how long the reader sleeps on an empty ring at most and
+// at least: records are written without waking it (a wake-up costs the traced
+// program ten times the record), except those about processes.
 const (
 	ringIdle = 20 * time.Millisecond
 	ringBusy = 5 * time.Millisecond
