@@ -178,6 +178,34 @@ export: {otlp: {endpoint: "http://%s"}}
 	lint(t, text)
 }
 
+// TestRunTimeNotAllowed asks for what takes CAP_SYS_ADMIN without it: said,
+// counted, and traced all the same.
+func TestRunTimeNotAllowed(t *testing.T) {
+	needRoot(t)
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("CI must run this test; it needs setpriv: apt-get install util-linux")
+		}
+		t.Skip("needs setpriv: apt-get install util-linux")
+	}
+	address := freeAddress(t)
+	a := runChild(t, fmt.Sprintf("targets: [{pid: %d}]\ntelemetry: {listen: %q, bpf_stats: true}\n", os.Getpid(), address),
+		setpriv, "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+	a.wait("level=WARN", "give weft CAP_SYS_ADMIN, or set telemetry.bpf_stats to false", "operation not permitted")
+	a.wait(`msg="process selected"`, fmt.Sprintf("pid=%d ", os.Getpid()))
+	served, _ := scrape(t, address)
+	failures := map[string]float64{}
+	for _, m := range served["weft_attach_failures_total"].GetMetric() {
+		if l := m.GetLabel(); l[0].GetValue() == "run_time" {
+			failures[l[1].GetValue()] = m.GetCounter().GetValue()
+		}
+	}
+	if want := map[string]float64{"permission": 1, "unsupported": 0, "other": 0}; !maps.Equal(failures, want) {
+		t.Errorf("weft_attach_failures_total of run_time: %v, want %v", failures, want)
+	}
+}
+
 // lint asks promtool about names, units and help texts.
 func lint(t *testing.T, text string) {
 	t.Helper()

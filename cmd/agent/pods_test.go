@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,7 +77,8 @@ type agentChild struct {
 	lines []string
 }
 
-func runChild(t *testing.T, text string) *agentChild {
+// runChild starts it with the configuration text, by way of wrapper if there is one.
+func runChild(t *testing.T, text string, wrapper ...string) *agentChild {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "weft.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -86,7 +88,8 @@ func runChild(t *testing.T, text string) *agentChild {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agentChild{t: t, cmd: exec.Command(self, "-test.run=^TestChild$"), ended: make(chan struct{})}
+	argv := append(slices.Clone(wrapper), self, "-test.run=^TestChild$")
+	a := &agentChild{t: t, cmd: exec.Command(argv[0], argv[1:]...), ended: make(chan struct{})}
 	a.cmd.Env = append(os.Environ(), childArgs+"=run\x1f--force\x1f--config\x1f"+file, "KUBERNETES_SERVICE_HOST=")
 	stderr, err := a.cmd.StderrPipe()
 	if err != nil {
