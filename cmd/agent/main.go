@@ -76,6 +76,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return report(stderr, usage(fmt.Errorf("%w; see `weft --help`", err)))
 	}
+	// The parser takes what it reads for UTF-8. The command's arguments are its own.
+	if n := len(c.Exec.Command); n > 0 {
+		c.Exec.Command = args[len(args)-n:]
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))

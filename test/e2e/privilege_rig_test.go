@@ -110,7 +110,7 @@ func (s *strangers) agentFor(t *testing.T) *agent {
 	if err := os.Chmod(config, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return &agent{program: weft(t, "run", "--config", config), telemetry: telemetry}
+	return &agent{program: weft(t, "run", "--force", "--config", config), telemetry: telemetry}
 }
 
 // observe opens a connection, starts the agent, waits until it has looked at all
@@ -174,10 +174,14 @@ type doctorRow struct {
 	Mend   string `json:"mend"`
 }
 
-// askDoctor runs `weft doctor --json` in the confines of this test.
-func askDoctor(t *testing.T) (status int, rows map[string]doctorRow) {
+// askDoctor runs `weft doctor --json` in the confines of this test; each edit may
+// change how it starts.
+func askDoctor(t *testing.T, edits ...func(*program)) (status int, rows map[string]doctorRow) {
 	t.Helper()
 	p := weft(t, "doctor", "--json")
+	for _, edit := range edits {
+		edit(p)
+	}
 	var stdout output
 	p.cmd.Stdout = &stdout
 	p.run()

@@ -176,7 +176,7 @@ func TestPrivilegeExec(t *testing.T) {
 // anything.
 func TestPrivilegeBeforeAnythingElse(t *testing.T) {
 	config := writeConfig(t, oneTarget)
-	p := weft(t, "run", "--config", config)
+	p := weft(t, "run", "--force", "--config", config)
 	confine(t)
 	began := time.Now()
 	complain(t, p, "CAP_BPF and CAP_PERFMON missing")
