@@ -123,7 +123,9 @@ func (p *process) describe(configured string, start uint64, around map[string]st
 	}
 	maps.Copy(resource, own)
 	delete(resource, "service.name")
-	host, _ := os.Hostname() // only makes the instance id unlike another host's
+	// Of this boot of this host: in a pod the host's name is the pod's, and another
+	// after each update of weft.
+	host, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // only makes the id unlike another host's
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d/%d", host, p.pid, start))
 	return &event.Process{
 		PID:             p.pid,

@@ -83,7 +83,8 @@ func otlpSinks(c *config.Config, stats *selfstats.Stats, s *streams, endpoint st
 	if err != nil || settings.Off != "" {
 		return nil, err
 	}
-	convert, err := export.NewConverter(export.ConverterOptions{Version: version})
+	// The node's name is its host's; weft's own, in a pod, is the pod's.
+	convert, err := export.NewConverter(export.ConverterOptions{Version: version, HostName: c.Kubernetes.Node})
 	if err != nil {
 		return nil, err
 	}
