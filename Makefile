@@ -30,7 +30,7 @@ c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
 unit = $(shell $(GO) list ./... | grep -vxE 'weft/(test/e2e|deploy/image)')
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
-.PHONY: help build generate check-generate fmt lint test test-root soak vm verified check-verified collector fuzz bench
+.PHONY: help build generate check-generate fmt lint test test-root soak vm verified check-verified collector manifests apiserver fuzz bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,7 @@ lint: ## golangci-lint, dependency arrows, C format and padding, size of files
 	@status=0; \
 	$(GOLANGCI_LINT) run ./... || status=1; \
 	(cd test/collector && CGO_ENABLED=0 $(GOLANGCI_LINT) run .) || status=1; \
+	(cd test/manifests && CGO_ENABLED=0 GOFLAGS='$(GOFLAGS) -trimpath "-gcflags=all=-N -l -dwarf=false"' $(GOLANGCI_LINT) run .) || status=1; \
 	GOLANGCI_LINT=$(GOLANGCI_LINT) .ci/arrows || status=1; \
 	CLANG_FORMAT=$(CLANG_FORMAT) .ci/sources || status=1; \
 	exit $$status
@@ -139,6 +140,16 @@ collector_flags = -trimpath -gcflags='all=-N -l -dwarf=false' -ldflags='-s -w'
 collector: ## deploy/collector in the real OpenTelemetry Collector; the first build takes minutes
 	cd test/collector && CGO_ENABLED=0 $(GO) build $(collector_flags) -o $(CURDIR)/bin/otelcol ./otelcol
 	cd test/collector && CGO_ENABLED=0 WEFT_OTELCOL=$(CURDIR)/bin/otelcol $(GO) test $(collector_flags) -count=1 -timeout 5m $(TESTFLAGS) .
+
+# A module of its own too: Kubernetes is among its dependencies.
+manifests: ## deploy/daemonset.yaml before Kubernetes' own checks; as root, its pod under runc too
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	cd test/manifests && CGO_ENABLED=0 WEFT_BIN=$(CURDIR)/bin/weft $(GO) test $(collector_flags) -count=1 -timeout 9m $(TESTFLAGS) .
+
+apiserver: ## the same in a real API server, which takes minutes to build; needs etcd-server
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
+	cd test/manifests && CGO_ENABLED=0 nice -n 15 $(GO) build $(collector_flags) -o $(CURDIR)/bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+	cd test/manifests && CGO_ENABLED=0 WEFT_BIN=$(CURDIR)/bin/weft WEFT_TEST_APISERVER=$(CURDIR)/bin/kube-apiserver $(GO) test $(collector_flags) -count=1 -timeout 9m -run '^TestServer$$' $(TESTFLAGS) .
 
 fuzz: ## fuzz the C parsers and every Go fuzz target, FUZZTIME=30 seconds each
 	bpf/tests/fuzz.sh $(FUZZTIME)

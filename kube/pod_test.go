@@ -35,7 +35,7 @@ func ident(letter string) string {
 
 func TestAttributes(t *testing.T) {
 	pods := New(Options{})
-	for _, name := range []string{"deployment", "statefulset", "daemonset", "cronjob", "static"} {
+	for _, name := range []string{"deployment", "statefulset", "daemonset", "cronjob", "static", "weft"} {
 		pods.put(describe(decoded(t, name)))
 	}
 	for _, c := range []struct {
@@ -68,6 +68,12 @@ func TestAttributes(t *testing.T) {
 			"service.name": "node-metrics", "service.namespace": "platform", "service.version": "9.9", "deployment.environment.name": "prod",
 			"k8s.namespace.name": "monitoring", "k8s.pod.name": "exporter-7wq4m", "k8s.pod.uid": "8f2e1d4c-2222-4e3b-9d90-3ca07b6e5f21", "k8s.node.name": "node-a",
 			"k8s.daemonset.name": "exporter", "k8s.container.name": "exporter", "container.id": ident("e"), "container.image.name": "quay.io/prometheus/node-exporter",
+		}},
+		// Recorded of a real API server: see test/manifests.
+		{"weft itself", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod19b9dee1_258d_4107_be73_2a9441f85beb.slice/cri-containerd-" + strings.Repeat("3e", 32) + ".scope", map[string]string{
+			"service.name": "weft", "service.namespace": "weft", "service.version": "dev",
+			"k8s.namespace.name": "weft", "k8s.pod.name": "weft-8xk2p", "k8s.pod.uid": "19b9dee1-258d-4107-be73-2a9441f85beb", "k8s.node.name": "node-1",
+			"k8s.daemonset.name": "weft", "k8s.container.name": "weft", "container.id": strings.Repeat("3e", 32), "container.image.name": "registry.example/weft",
 		}},
 		{"cronjob", "/kubepods/pod90a3f25d-3333-4f4c-8ea1-4db18c7f6032/" + ident("f"), map[string]string{
 			"service.name": "report", "service.namespace": "batch",
