@@ -328,7 +328,7 @@ func (l *Loader) Run(ctx context.Context) error {
 
 // nextWait is how long to sleep on a ring that filled by size bytes in a sleep of
 // this length: until a sixteenth of it is full, between ringBusy and ringIdle. A
-// wake-up costs as much as twenty records.
+// wake-up costs as much as several records.
 func nextWait(wait time.Duration, size, capacity int) time.Duration {
 	if size == 0 {
 		return ringIdle
