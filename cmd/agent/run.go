@@ -30,6 +30,7 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 	if err := requirePrivilege("run"); err != nil {
 		return err
 	}
+	s = s.skipUnread()
 	log := newLogger(s.err, c.Log)
 	place, role, err := r.claim(log)
 	if err != nil {

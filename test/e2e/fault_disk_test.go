@@ -158,3 +158,41 @@ func TestFaultDiskFullExec(t *testing.T) {
 		}
 	})
 }
+
+// TestFaultLogUnread: weft's log goes into a pipe that nobody reads, as that of a
+// collector of logs which has stopped. It goes on, and ends when it is told to.
+func TestFaultLogUnread(t *testing.T) {
+	reader, log, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer log.Close()
+	if _, err := unix.FcntlInt(log.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
+		t.Fatalf("make the pipe small: %v", err)
+	}
+	g := newGroup(t)
+	r := &rig{sink: startSink(t)}
+	r.addr, r.addr6 = startRawServer(t, g)
+	r.client = startRawClient(t, g)
+	sh, err := tool("sh", "dash")
+	need(t, "sh", err)
+	const many = 100 // each is a line
+	g.start("sleepers", launch{argv: []string{sh, "-c", fmt.Sprintf("for i in $(seq %d); do sleep 3600 & done; wait", many)}}, nil)
+	telemetry := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	config := writeConfig(t, fmt.Sprintf("targets: [{cgroup: %q}]\nexport: {otlp: {endpoint: %q}}\ntelemetry: {listen: %q}\n",
+		"*/"+g.name, "http://"+r.sink.GRPC, telemetry))
+	r.agent = &agent{program: weft(t, "run", "--force", "--config", config), telemetry: telemetry}
+	r.agent.cmd.Stdout, r.agent.cmd.Stderr = log, log
+	r.agent.run()
+	r.agent.until(func() error { return r.agent.get("/readyz", io.Discard) })
+	eventually(t, 30*time.Second, func() error {
+		if n := r.agent.metrics()["weft_processes_selected"]; n != many+3 {
+			return fmt.Errorf("%v processes are selected, want %d", n, many+3)
+		}
+		return nil
+	})
+	x := r.ask("POST", "/leaf", "body")
+	r.traced(t, []exchange{x}, r.client.do(t, script.Step{Connect: r.addr, Send: x.bytes(), Reads: make([]script.Read, 1)}).Got)
+	r.agent.stop()
+}
