@@ -35,9 +35,9 @@ func TestFaultShortLivedProcesses(t *testing.T) {
 				at = g
 			}
 			traced := a.metrics()["weft_processes_selected"]
-			flood(t, at, truePath, 2*time.Second) // what is allocated once
+			flood(t, at, truePath, perMinute/30) // what is allocated once
 			before := a.footprint()
-			n := flood(t, at, truePath, patience(t, 10*time.Second))
+			n := flood(t, at, truePath, scaled(t, perMinute/6))
 			// A few that do something: those that die with a connection open.
 			for range 5 {
 				startBurst(at, server, addr).finish(t)
@@ -67,17 +67,18 @@ func TestFaultShortLivedProcesses(t *testing.T) {
 	}
 }
 
-// flood starts processes that end at once, at perMinute, and returns how many.
-func flood(t *testing.T, g *group, path string, d time.Duration) int {
+// flood starts so many processes that end at once, at perMinute, or as fast as
+// the machine can where that is less, for a minute at most. It returns how many.
+func flood(t *testing.T, g *group, path string, want int) int {
 	t.Helper()
 	every := time.NewTicker(time.Minute / perMinute)
 	defer every.Stop()
-	deadline := time.Now().Add(d)
-	var n atomic.Int64
+	deadline := time.Now().Add(patience(t, time.Minute))
+	var started, n atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 { // one alone waits for its child longer than there is time
 		wg.Go(func() {
-			for time.Now().Before(deadline) {
+			for int(started.Add(1)) <= want && time.Now().Before(deadline) {
 				<-every.C
 				cmd := exec.Command(path)
 				cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.fd.Fd())}
