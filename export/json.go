@@ -26,7 +26,7 @@ type JSON struct{ *worker }
 func NewJSON(w io.Writer, convert *Converter, stats *selfstats.Stats) *JSON {
 	const name = "json"
 	out := bufio.NewWriterSize(w, 64<<10)
-	encode := json.NewEncoder(out)
+	encode := json.NewEncoder(PlainJSON(out))
 	encode.SetEscapeHTML(false) // URLs stay readable
 	return &JSON{startWorker(name, jsonQueue, 100*time.Millisecond, &jsonPrinter{
 		out:     out,

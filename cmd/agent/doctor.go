@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/export"
 	"weft/internal/config"
 	"weft/internal/privilege"
 	"weft/loader"
@@ -132,7 +133,7 @@ func patience(s *streams) (stop func() bool) {
 }
 
 func printJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
+	encoder := json.NewEncoder(export.PlainJSON(w))
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(v)

@@ -266,7 +266,7 @@ func TestHostileProcess(t *testing.T) {
 	var stdout output
 	p.cmd.Env, p.cmd.Stdout = weftEnv("WEFT_LOG_LEVEL=debug"), &stdout
 	p.run()
-	if err := p.wait(patience(t, time.Minute)); err != nil {
+	if err := p.wait(patience(t, 3*time.Minute)); err != nil {
 		t.Errorf("weft exec: %v", err)
 	}
 	if text := p.out.String(); !strings.Contains(text, "evil") {
@@ -301,7 +301,7 @@ func TestHostileProcess(t *testing.T) {
 	look := weft(t, "inspect", strconv.Itoa(victim.cmd.Process.Pid))
 	look.run()
 	var exit *exec.ExitError
-	if err := look.wait(patience(t, time.Minute)); err != nil && !errors.As(err, &exit) || !strings.Contains(look.out.String(), "evil") {
+	if err := look.wait(patience(t, 5*time.Minute)); err != nil && !errors.As(err, &exit) || !strings.Contains(look.out.String(), "evil") {
 		t.Errorf("weft inspect: %v\n%q", err, look.out.String())
 	}
 	clean(t, look.out.String())

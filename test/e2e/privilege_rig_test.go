@@ -186,7 +186,7 @@ func askDoctor(t *testing.T, edits ...func(*program)) (status int, rows map[stri
 	p.cmd.Stdout = &stdout
 	p.run()
 	var exit *exec.ExitError
-	if err := p.wait(patience(t, time.Minute)); err != nil && !errors.As(err, &exit) {
+	if err := p.wait(patience(t, 5*time.Minute)); err != nil && !errors.As(err, &exit) {
 		t.Fatalf("weft doctor: %v\n%s", err, p.out.tail())
 	}
 	var v struct {
