@@ -128,6 +128,15 @@ func (e *Encoder) ResourceSpans(spans []*event.Span) []*tracepb.ResourceSpans {
 	return out
 }
 
+// Size is the number of bytes of the last batch.
+func (e *Encoder) Size() int {
+	n := 0
+	for i := range e.order {
+		n += len(e.out[i])
+	}
+	return n
+}
+
 // group links the spans of each source.
 func (e *Encoder) group(spans []*event.Span) {
 	e.batch++

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"weft/internal/event"
 	"weft/internal/selfstats"
@@ -19,6 +20,10 @@ const (
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 10 * time.Second
 )
+
+// maxRequest bounds the bytes of one export request, if it has more than one
+// span: gRPC receivers refuse more than 4 MiB unless told otherwise.
+const maxRequest = 3 << 20
 
 // OTLP sends spans to an OpenTelemetry receiver. Spans wait in a bounded queue
 // for one sender; while the receiver is away they are kept and retried without
@@ -221,10 +226,25 @@ func (o *OTLP) settle() {
 	o.count.length.Set(float64(held))
 }
 
-// deliver tries until the receiver took or refused the batch. It returns false
-// when Close ran out of time; the batch is then still held.
+// deliver tries until the receiver took or refused the batch, in parts if it is
+// large. It returns false when Close ran out of time; what was not sent is then
+// still held.
 func (o *OTLP) deliver(batch []*event.Span) bool {
 	resourceSpans := o.encode.ResourceSpans(batch)
+	if half := len(batch) / 2; half > 0 && o.encode.Size() > maxRequest {
+		return o.deliver(batch[:half]) && o.deliver(batch[half:])
+	}
+	if !o.upload(batch, resourceSpans) {
+		return false
+	}
+	o.mu.Lock()
+	o.sending -= len(batch)
+	o.mu.Unlock()
+	return true
+}
+
+// upload is deliver for what fits into one request.
+func (o *OTLP) upload(batch []*event.Span, resourceSpans []*tracepb.ResourceSpans) bool {
 	pause := &backoff.ExponentialBackOff{
 		InitialInterval:     minBackoff,
 		RandomizationFactor: 0.3,
