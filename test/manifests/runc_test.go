@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -291,95 +289,6 @@ func (p *pod) until(what string, f func() (bool, string)) {
 	p.t.Fatalf("%s: not within two minutes: %s", what, last)
 }
 
-// tree stands for the cgroups of a node: a part of this machine's, so that agents
-// which run here already have another host, as far as they can tell.
-type tree struct {
-	dir  string // in cgroup v2
-	path string // of dir, from the root of any hierarchy
-}
-
-// shop is the cgroup of another pod's container, as the node names it.
-const shop = "/pods/shop/container"
-
-func newTree(t *testing.T) tree {
-	t.Helper()
-	path := fmt.Sprintf("/weft-manifests-%d-%s", os.Getpid(), t.Name())
-	host := tree{dir: cgroup2(t) + path, path: path}
-	if err := os.MkdirAll(host.dir+shop, 0o755); err != nil {
-		t.Skip("needs to make cgroups: ", err)
-	}
-	t.Cleanup(func() { // runc made some in each hierarchy
-		dirs, _ := filepath.Glob("/sys/fs/cgroup" + path)
-		more, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
-		for _, dir := range append(dirs, more...) {
-			for range 100 { // a process that has ended is there for a moment more
-				exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run() //nolint:errcheck // looked at below
-				if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-					break
-				}
-				time.Sleep(20 * time.Millisecond)
-			}
-			if _, err := os.Stat(dir); err == nil {
-				t.Errorf("%s is left over", dir)
-			}
-		}
-	})
-	return host
-}
-
-// cgroup2 is where the host has cgroup v2.
-func cgroup2(t *testing.T) string {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); f[2] == "cgroup2" {
-			return f[1]
-		}
-	}
-	t.Skip("needs cgroup v2")
-	return ""
-}
-
-// service starts a program that nobody instrumented in a cgroup, and returns its
-// address.
-func service(t *testing.T, program, dir string, env ...string) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
-	_, port, _ := net.SplitHostPort(address)
-	cmd := exec.Command(program)
-	cmd.Env = append(env, "PORT="+port)
-	if dir != "" {
-		group, err := os.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer group.Close()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // waited for
-		cmd.Wait()         //nolint:errcheck // killed
-	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if status, _, err := answer(http.DefaultClient, "http://"+address+"/ready"); err == nil && status == http.StatusOK {
-			return address
-		} else if time.Now().After(deadline) {
-			t.Fatalf("%s does not answer: %d, %v", program, status, err)
-		}
-	}
-}
-
 // needs skips where no container can be run as a node does it.
 func needs(t *testing.T) {
 	t.Helper()
@@ -390,26 +299,6 @@ func needs(t *testing.T) {
 		t.Skip("needs runc: apt-get install runc")
 	}
 }
-
-const sinkPort = 4318
-
-// callerOf starts two programs that nobody instrumented, and returns the address of
-// the first, which is in the other pod and asks the second.
-func callerOf(t *testing.T, host tree) string {
-	t.Helper()
-	gosvc := program(t, "./test/apps/gosvc")
-	leaf := service(t, gosvc, "")
-	return service(t, gosvc, host.dir+shop, "DOWNSTREAM=http://"+leaf+"/leaf")
-}
-
-// carries says whether a request of the caller reaches the other with context.
-func carries(caller string) (bool, string) {
-	status, body, err := answer(http.DefaultClient, "http://"+caller+"/call?id=1")
-	return status == http.StatusOK && strings.Contains(strings.ToLower(body), `"traceparent"`), fmt.Sprint(status, " ", body, err)
-}
-
-// selected has weft trace the other pod: there is no API server to ask for labels.
-const selected = "WEFT_TARGETS=[{cgroup: " + shop + "}]"
 
 // passes waits until a probe of the manifest does, and returns what weft answered.
 func (p *pod) passes(in *install, probe *corev1.Probe) (said string) {
@@ -442,103 +331,4 @@ func (p *pod) terminate(in *install) {
 		p.t.Errorf("ended with %v", p.cmd.ProcessState)
 	}
 	p.t.Logf("ended within %v of SIGTERM", time.Since(began))
-}
-
-// TestPod runs the DaemonSet's pod and traces a program of another pod with it:
-// with these capabilities, this seccomp profile, these mounts and no others, in
-// namespaces of its own.
-func TestPod(t *testing.T) {
-	needs(t)
-	in, host := loadShipped(t), newTree(t)
-	caller := callerOf(t, host)
-	p := startPod(t, "a", specification(t, in, host, "a", configDir(t, in), selected,
-		fmt.Sprintf("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:%d", sinkPort), "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"))
-	p.until("running", func() (bool, string) { return p.pid() != 0, "no process" })
-	got := p.sink(sinkPort)
-	for _, probe := range []*corev1.Probe{in.container().StartupProbe, in.container().LivenessProbe, in.container().ReadinessProbe} {
-		p.passes(in, probe)
-	}
-	p.until("traceparent", func() (bool, string) { return carries(caller) })
-	p.until("spans", func() (bool, string) {
-		select {
-		case spans := <-got: // the names in it are as they are written
-			return strings.Contains(spans, "host.name") && strings.Contains(spans, node), "spans of another host"
-		default:
-			return false, "none"
-		}
-	})
-	p.logMemory(host)
-	// What an administrator would run there says the same.
-	out, err := p.runc("exec", p.id, "/usr/bin/weft", "doctor")
-	t.Logf("weft doctor, in the pod: %v\n%s", err, out)
-	if err != nil {
-		t.Errorf("weft doctor in the pod: %v", err)
-	}
-	p.terminate(in)
-}
-
-// logMemory says what the pod has taken up, the kernel's part included.
-func (p *pod) logMemory(host tree) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
-	if err == nil {
-		_, rss, _ := strings.Cut(string(status), "VmRSS:")
-		rss, _, _ = strings.Cut(rss, "\n")
-		p.t.Logf("resident: %s", strings.TrimSpace(rss))
-	}
-	for _, file := range []string{host.dir + "/pods/weft/a/memory.peak", "/sys/fs/cgroup/memory" + host.path + "/pods/weft/a/memory.max_usage_in_bytes"} {
-		if peak, err := os.ReadFile(file); err == nil {
-			p.t.Logf("most memory charged to the pod: %s", strings.TrimSpace(string(peak)))
-		}
-	}
-}
-
-// TestPodUpdate: the surging pod of an update loads beside the old one, is ready,
-// and takes over when that ends.
-func TestPodUpdate(t *testing.T) {
-	needs(t)
-	in, host := loadShipped(t), newTree(t)
-	if s := in.daemonSet.Spec.UpdateStrategy.RollingUpdate; s.MaxSurge.IntValue() != 1 || s.MaxUnavailable.IntValue() != 0 {
-		t.Fatalf("the update strategy is %+v, want one pod more and none less", s)
-	}
-	caller := callerOf(t, host)
-	pods := map[string]*pod{}
-	for _, name := range []string{"old", "next"} {
-		p := startPod(t, name, specification(t, in, host, name, configDir(t, in), selected, "OTEL_SDK_DISABLED=true"))
-		said := p.passes(in, in.container().ReadinessProbe)
-		if standing := strings.Contains(said, "standby"); standing != (name == "next") {
-			t.Fatalf("%s: /readyz says %q", name, said)
-		}
-		pods[name] = p
-		p.until("traceparent", func() (bool, string) { return carries(caller) })
-	}
-	pods["old"].terminate(in)
-	next := pods["next"]
-	next.until("turn", func() (bool, string) {
-		said := next.passes(in, in.container().ReadinessProbe)
-		return !strings.Contains(said, "standby"), said
-	})
-	next.until("traceparent", func() (bool, string) { return carries(caller) })
-	next.terminate(in)
-}
-
-// TestPodWithoutCgroups: the host's cgroups are what injection needs; without them
-// weft says so and only observes.
-func TestPodWithoutCgroups(t *testing.T) {
-	needs(t)
-	in, host := loadShipped(t), newTree(t)
-	spec := specification(t, in, host, "a", configDir(t, in), "OTEL_SDK_DISABLED=true", "WEFT_TARGETS=[{exe: '*/gosvc'}]")
-	mounts := len(spec.Mounts)
-	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/sys/fs/cgroup" })
-	if len(spec.Mounts) != mounts-1 {
-		t.Fatal("the manifest does not mount the host's cgroups")
-	}
-	caller := callerOf(t, host)
-	p := startPod(t, "a", spec)
-	p.passes(in, in.container().ReadinessProbe)
-	if ok, said := carries(caller); ok || !strings.HasPrefix(said, "200 ") {
-		t.Errorf("%s: want an answer without traceparent", said)
-	}
-	if !strings.Contains(p.said(), "no cgroup v2 hierarchy is mounted") {
-		t.Error("weft does not say what is missing")
-	}
 }
