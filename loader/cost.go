@@ -52,8 +52,10 @@ type Cost struct {
 func (l *Loader) Cost() (Cost, error) {
 	c := Cost{Counting: l.runTime != nil || statsEnabled()}
 	var errs []error
+	l.coll.mu.Lock()
+	defer l.coll.mu.Unlock()
 	for name, p := range l.coll.Programs {
-		cost, err := programCost(p)
+		cost, err := programCost(p, l.coll.entryOf(name))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read what program %s costs: %w", name, err))
 			continue
@@ -74,12 +76,17 @@ func (l *Loader) Cost() (Cost, error) {
 	return c, errors.Join(errs...)
 }
 
-func programCost(p *ebpf.Program) (ProgramCost, error) {
+// programCost reads it of p; entry is what runs it, and what its run time is booked
+// on, or nil.
+func programCost(p, entry *ebpf.Program) (ProgramCost, error) {
 	info, err := p.Info()
 	if err != nil {
 		return ProgramCost{}, err
 	}
-	stats, err := p.Stats()
+	if entry == nil {
+		entry = p
+	}
+	stats, err := entry.Stats()
 	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
 		return ProgramCost{}, err
 	}

@@ -8,9 +8,12 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// dispatchName is the name of every dispatch's map, by which the next agent finds
-// those that an agent left behind.
-const dispatchName = "weft_dispatch"
+// Names of the slots' maps: of hooks, which end with their agent, and of sockets, by
+// which the next agent finds those that an agent left behind.
+const (
+	hookSlot   = "weft_hook"
+	socketSlot = "weft_sockets"
+)
 
 // dispatch stands between a hook and the program that does its work: attached is a
 // program that only jumps to the one in its slot, if there is any. So the work can
@@ -20,10 +23,10 @@ type dispatch struct {
 	entry *ebpf.Program
 }
 
-// newDispatch loads an entry for the hook of spec; its slot is empty. otherwise is
-// what the entry returns then.
-func newDispatch(spec *ebpf.ProgramSpec, otherwise int32) (*dispatch, error) {
-	slot, err := ebpf.NewMap(&ebpf.MapSpec{Name: dispatchName, Type: ebpf.ProgramArray,
+// newDispatch loads an entry for the hook of spec; its slot, of that name, is empty.
+// otherwise is what the entry returns then.
+func newDispatch(spec *ebpf.ProgramSpec, name string, otherwise int32) (*dispatch, error) {
+	slot, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.ProgramArray,
 		KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("create the slot of %s: %w", spec.Name, err)

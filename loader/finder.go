@@ -161,6 +161,7 @@ func (f *finder) lookFor(h Handler, pid uint32, start uint64, ports func() ([]ui
 	service, ok := f.selector.Select(c)
 	if !ok || p.isAgent() {
 		if was != nil {
+			f.log.Info("process no longer selected", "pid", pid, "exe", p.exe)
 			f.unselect(pid)
 		}
 		return
@@ -290,6 +291,11 @@ func (f *finder) forked(h Handler, r ProcessRecord) {
 func (f *finder) unselect(pid uint32) {
 	if err := f.targets.Delete(pid); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		f.log.Warn("process stays selected", "pid", pid, "err", err)
+	}
+	if f.inject != nil {
+		if err := f.inject.release(pid); err != nil {
+			f.log.Debug("sockets stay in the sockhash", "pid", pid, "err", err)
+		}
 	}
 	f.drop(pid)
 }

@@ -40,18 +40,19 @@ func newInjector(coll *collection) (*injector, error) {
 		receive: coll.Programs["weft_receive"],
 		cgroups: groups,
 	}
-	if i.entry, err = newDispatch(coll.specs["weft_msg"], skPass); err != nil {
+	if i.entry, err = newDispatch(coll.specs["weft_msg"], socketSlot, skPass); err != nil {
 		return nil, err
 	}
+	coll.entries["weft_msg"] = i.entry
 	i.behind = []*ebpf.Map{i.entry.slot}
 	if err := fill(i.entry.slot, i.message); err != nil {
-		return nil, errors.Join(err, i.entry.close())
+		return nil, err
 	}
 	// BPF_PROG_ATTACH on the map itself: links for sk_msg came with 6.10 only.
 	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
 		Target: i.sockets.FD(), Program: i.entry.entry, Attach: ebpf.AttachSkMsgVerdict,
 	}); err != nil {
-		return nil, errors.Join(fmt.Errorf("attach sk_msg program to the sockhash: %w", err), i.entry.close())
+		return nil, fmt.Errorf("attach sk_msg program to the sockhash: %w", err)
 	}
 	return i, nil
 }
@@ -62,8 +63,15 @@ const skPass = 1
 // inherit makes this agent see the sends of sockets that are bound to the entries of
 // agents before it.
 func (i *injector) inherit(slots []*ebpf.Map) error {
-	i.behind = append(i.behind, slots...)
-	return i.dispatch(i.message)
+	var errs []error
+	for _, slot := range slots {
+		if err := fill(slot, i.message); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		i.behind = append(i.behind, slot)
+	}
+	return errors.Join(errs...)
 }
 
 // dispatch makes p the program behind every entry, or none if it is nil.
@@ -175,7 +183,6 @@ func (i *injector) remove(cookie uint64) error {
 // slots.
 func (i *injector) close() error {
 	errs := []error{i.deadline(0), i.dispatch(nil), i.cgroups.close()}
-	defer i.entry.close() //nolint:errcheck // descriptors of ours; what is bound to them stays
 	if i.receiving {
 		return errors.Join(errs...)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -34,7 +35,7 @@ func (l *legacy) add(slot *ebpf.Map) error {
 		return errors.Join(fmt.Errorf("look at dispatch slot: %w", err), slot.Close())
 	}
 	id, ok := info.ID()
-	if _, have := l.slots[id]; !ok || have || info.Name != dispatchName || len(l.slots) >= maxLegacy {
+	if _, have := l.slots[id]; !ok || have || info.Name != socketSlot || len(l.slots) >= maxLegacy {
 		return slot.Close()
 	}
 	if l.slots == nil {
@@ -107,6 +108,33 @@ func progArrays(pid int) ([]int, error) {
 // orphans finds the slots that nobody fills any more, among all maps of the kernel:
 // its owner's end empties a slot. It needs CAP_SYS_ADMIN.
 func (l *legacy) orphans() error {
+	var empty legacy
+	defer empty.close() //nolint:errcheck // those that are not taken
+	if err := empty.empties(l.slots); err != nil || len(empty.slots) == 0 {
+		return err
+	}
+	// That of an agent which is starting is empty too, for a moment.
+	time.Sleep(starting)
+	var errs []error
+	for id, slot := range empty.slots {
+		if isEmpty(slot) {
+			delete(empty.slots, id)
+			errs = append(errs, l.add(slot))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// starting is far longer than the slot of a new entry is empty.
+const starting = 100 * time.Millisecond
+
+func isEmpty(slot *ebpf.Map) bool {
+	var program uint32
+	return errors.Is(slot.Lookup(uint32(0), &program), ebpf.ErrKeyNotExist)
+}
+
+// empties finds the slots that are empty now, but for those that are known.
+func (l *legacy) empties(known map[ebpf.MapID]*ebpf.Map) error {
 	var id ebpf.MapID
 	for {
 		next, err := ebpf.MapGetNextID(id)
@@ -124,8 +152,7 @@ func (l *legacy) orphans() error {
 		if err != nil {
 			return fmt.Errorf("open map %d: %w", id, err)
 		}
-		var program uint32
-		if slot.Type() != ebpf.ProgramArray || !errors.Is(slot.Lookup(uint32(0), &program), ebpf.ErrKeyNotExist) {
+		if known[id] != nil || slot.Type() != ebpf.ProgramArray || !isEmpty(slot) {
 			slot.Close() //nolint:errcheck // not ours
 			continue
 		}

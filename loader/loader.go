@@ -39,6 +39,8 @@ type Loader struct {
 	legacy   legacy
 	standby  bool // nothing is attached until Run
 	alone    bool // Options.Alone
+	options  Options
+	changes  chan func()
 
 	ready     atomic.Pointer[string] // nil: ready; else why not
 	observing string                 // why nothing is injected; "" when it is
@@ -87,6 +89,7 @@ func New(o Options) (*Loader, error) {
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
 	l.finder.threads = coll.Maps["threads"]
 	l.alone = o.Alone
+	l.options, l.changes = o, make(chan func())
 	if o.Standby {
 		l.standby = true
 		// Attached it would cost every program of the host a little, for nothing.
@@ -293,6 +296,7 @@ func (l *Loader) Run(ctx context.Context) error {
 	if err := l.finder.scan(l.handler); err != nil {
 		return err
 	}
+	l.takeOrphans()
 	l.setReady("")
 	var record ringbuf.Record
 	wait := ringIdle
@@ -312,6 +316,11 @@ func (l *Loader) Run(ctx context.Context) error {
 			l.finder.relook(l.handler, pids)
 		}
 		l.finder.adoptAgain(now)
+		select {
+		case change := <-l.changes:
+			change()
+		default:
+		}
 		if l.ring.AvailableBytes() < l.ring.BufferSize()/16 {
 			if err := l.bell.wait(wait); err != nil {
 				return err
@@ -392,8 +401,7 @@ func (l *Loader) Close() error {
 	if l.runTime != nil {
 		err = errors.Join(err, l.runTime.Close())
 	}
-	l.coll.Close()
-	return errors.Join(err, l.legacy.close())
+	return errors.Join(err, l.coll.close(), l.legacy.close())
 }
 
 func (l *Loader) dispatch(raw []byte) {

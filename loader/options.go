@@ -76,11 +76,12 @@ type Options struct {
 	// Record gets every ring record as it was read, for Replay; nil: none.
 	Record io.Writer
 
-	failed *attachFailures // set by New
+	failed    *attachFailures // set by New
+	injecting bool            // the injecting programs stay loaded, whatever Policy says
 }
 
 // injects says whether anything may be written at all.
-func (o *Options) injects() bool { return o.Policy.Inject != 0 }
+func (o *Options) injects() bool { return o.Policy.Inject != 0 || o.injecting }
 
 // ringIdle and ringBusy are how long the reader sleeps on an empty ring at most and
 // at least: records are written without waking it (a wake-up costs the traced

@@ -33,6 +33,8 @@ type Policy struct {
 	Attributes []string
 	// Edges are request headers that become baggage members.
 	Edges []Edge
+
+	first int // index of the first of Egress in the kernel's table
 }
 
 // EgressRule is what may leave to a network.
@@ -104,7 +106,7 @@ func (p Policy) apply(maps map[string]*ebpf.Map) error {
 		}
 	}
 	for i, r := range p.Egress {
-		if err := maps["egress_rules"].Put(uint32(i), r.kernel()); err != nil {
+		if err := maps["egress_rules"].Put(uint32(p.first+i), r.kernel()); err != nil {
 			return fmt.Errorf("write egress rule %d: %w", i, err)
 		}
 	}
@@ -123,7 +125,7 @@ func (p Policy) apply(maps map[string]*ebpf.Map) error {
 func (p Policy) covering(n netip.Prefix) (rules uint64) {
 	for i, r := range p.Egress {
 		if r.Network.Addr().Is4() == n.Addr().Is4() && r.Network.Bits() <= n.Bits() && r.Network.Contains(n.Addr()) {
-			rules |= 1 << i
+			rules |= 1 << (p.first + i)
 		}
 	}
 	return rules

@@ -66,12 +66,44 @@ type collection struct {
 	specs    map[string]*ebpf.ProgramSpec
 	attached []string // names of those that links hold, in attach order
 	links    []link.Link
+	// entries are what is attached in place of a program, by its name.
+	entries map[string]*dispatch
+	// exchangeable: the capture programs have entries.
+	exchangeable bool
+	mu           sync.Mutex // of Programs and Maps, once Run runs
+}
+
+// enter gives the capture programs their entries, or all of them none.
+func (c *collection) enter() error {
+	entries := map[string]*dispatch{}
+	for _, name := range c.attached {
+		if slices.Contains(lifecyclePrograms, name) {
+			continue
+		}
+		d, err := newDispatch(c.specs[name], hookSlot, 0)
+		if err == nil {
+			entries[name] = d
+			err = fill(d.slot, c.Programs[name])
+		}
+		if err != nil {
+			for _, d := range entries {
+				err = errors.Join(err, d.close())
+			}
+			return err
+		}
+	}
+	c.entries, c.exchangeable = entries, true
+	return nil
 }
 
 // attachAll attaches what capture needs; on failure what is attached stays so.
 func (c *collection) attachAll() error {
 	for _, name := range c.attached {
-		l, err := attach(c.Programs[name], c.specs[name])
+		program := c.Programs[name]
+		if d := c.entries[name]; d != nil {
+			program = d.entry
+		}
+		l, err := attach(program, c.specs[name])
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", name, err)
 		}
@@ -148,9 +180,12 @@ func load(o Options, capture Capture) (*collection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
 	}
-	c := &collection{Collection: coll, capture: capture, specs: spec.Programs, attached: attached}
+	c := &collection{Collection: coll, capture: capture, specs: spec.Programs, attached: attached, entries: map[string]*dispatch{}}
 	if err := fillMaps(coll, o); err != nil {
 		return nil, errors.Join(err, c.close())
+	}
+	if err := c.enter(); err != nil {
+		o.Log.Debug("policy and sampling stay as they are until a restart", "err", err)
 	}
 	if err := c.attachAll(); err != nil {
 		return nil, errors.Join(err, c.close())
@@ -275,7 +310,11 @@ func loadAny(o Options) (*collection, error) {
 // close detaches and frees; links first, so that no program runs on maps that
 // nobody reads.
 func (c *collection) close() error {
-	err := c.letGo()
+	errs := []error{c.letGo()}
+	for _, d := range c.entries {
+		errs = append(errs, d.close())
+	}
+	clear(c.entries)
 	c.Close()
-	return err
+	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,8 +23,8 @@ func (l *Loader) Inherit(pid int) error {
 	return l.legacy.of(pid)
 }
 
-// takeOver attaches what a standby has not, and takes up what agents before this one
-// left behind.
+// takeOver attaches what a standby has not, and takes up what the agent that it
+// waited for left behind.
 func (l *Loader) takeOver() error {
 	if l.standby {
 		l.standby, l.finder.started = false, time.Now()
@@ -31,19 +32,30 @@ func (l *Loader) takeOver() error {
 			return err
 		}
 	}
-	if l.inject == nil || !l.alone {
-		return nil
+	if l.inject != nil && l.alone {
+		l.inherit(l.legacy.slots)
 	}
+	return nil
+}
+
+func (l *Loader) inherit(slots map[ebpf.MapID]*ebpf.Map) {
+	if err := l.inject.inherit(slices.Collect(maps.Values(slots))); err != nil {
+		l.log.Warn("connections of an earlier agent carry no context until they are opened again", "err", err)
+	}
+}
+
+// takeOrphans takes up what agents left behind that were not waited for.
+func (l *Loader) takeOrphans() {
+	if l.inject == nil || !l.alone {
+		return
+	}
+	known := maps.Clone(l.legacy.slots)
 	if err := l.legacy.orphans(); err != nil {
 		l.log.Debug("connections that an earlier agent left behind are not looked for", "err", err)
 	}
-	if len(l.legacy.slots) == 0 {
-		return nil
-	}
-	if err := l.inject.inherit(slices.Collect(maps.Values(l.legacy.slots))); err != nil {
-		l.log.Warn("connections of an earlier agent carry no context until they are opened again", "err", err)
-	}
-	return nil
+	found := maps.Clone(l.legacy.slots)
+	maps.DeleteFunc(found, func(id ebpf.MapID, _ *ebpf.Map) bool { return known[id] != nil })
+	l.inherit(found)
 }
 
 // agentModule is the main package of this program.

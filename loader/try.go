@@ -41,7 +41,7 @@ func TryInject(way Capture) (_ Injection, err error) {
 	l := &Loader{log: log, coll: coll, stop: make(chan struct{})}
 	defer func() {
 		err = errors.Join(err, l.detach())
-		coll.Close()
+		err = errors.Join(err, coll.close())
 	}()
 	if err := l.startInjecting(); err != nil {
 		return Injection{}, err

@@ -41,8 +41,13 @@ func (h handler) ProcessExit(pid uint32, s uint64) { h.Correlator.ProcessExit(pi
 
 // newLogger writes to w as log.level and log.format say.
 func newLogger(w io.Writer, c config.Log) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.Level}
-	if c.Format == config.FormatJSON {
+	return newLoggerAt(w, c.Format, c.Level)
+}
+
+// newLoggerAt is newLogger where the level may change.
+func newLoggerAt(w io.Writer, format config.Format, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == config.FormatJSON {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))

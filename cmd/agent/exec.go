@@ -99,7 +99,7 @@ func notFound(name string, err error) error {
 }
 
 func (e *execCmd) sinks(c *config.Config, stats *selfstats.Stats, s *streams) (export.Fanout, error) {
-	sinks, err := otlpSinks(c, stats, s, e.OTLP)
+	sinks, err := otlpSinks(c, stats, newLogger(s.err, c.Log), e.OTLP)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,13 @@ func asksForPods(targets config.Targets) bool {
 	return slices.ContainsFunc(targets, func(t config.Target) bool { return t.K8s.IsSet() })
 }
 
+// warnOfPods says where targets ask for pods that nobody follows by configuration.
+func (a *agent) warnOfPods(c *config.Config) {
+	if asksForPods(c.Targets) && c.Kubernetes.Metadata == config.MetadataOff {
+		a.log.Warn("targets with k8s match nothing", "why", "kubernetes.metadata is off", "mend", "set it to auto")
+	}
+}
+
 // followPods begins to ask the API server, if there is one.
 func (a *agent) followPods(ctx context.Context, c *config.Config) error {
 	unmatched := func(why, mend string) {
@@ -35,7 +42,7 @@ func (a *agent) followPods(ctx context.Context, c *config.Config) error {
 		}
 	}
 	if c.Kubernetes.Metadata == config.MetadataOff {
-		unmatched("kubernetes.metadata is off", "set it to auto")
+		a.warnOfPods(c)
 		return nil
 	}
 	err := a.pods.Follow(a.loader.Relook)

@@ -31,19 +31,25 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	s = s.skipUnread()
-	log := newLogger(s.err, c.Log)
+	level := &slog.LevelVar{}
+	level.Set(c.Log.Level)
+	log := newLoggerAt(s.err, c.Log.Format, level)
 	place, role, err := r.claim(log)
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.trace(ctx, s, c, place, role, log), place.leave())
+	return errors.Join(r.trace(ctx, s, c, place, role, level, log), place.leave())
 }
 
 // trace traces, once it is this agent's turn.
-func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place *host, role role, log *slog.Logger) error {
+func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place *host, role role, level *slog.LevelVar, log *slog.Logger) error {
 	logConditions(ctx, log, slog.LevelWarn)
 	stats := selfstats.New()
-	sinks, err := otlpSinks(c, stats, s, "")
+	reloads, err := newReloads(r.Config, c, level, stats, log)
+	if err != nil {
+		return err
+	}
+	sinks, err := otlpSinks(c, stats, log, "")
 	if err != nil {
 		return usage(err)
 	}
@@ -57,6 +63,7 @@ func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place 
 	if err := a.followPods(ctx, c); err != nil {
 		return errors.Join(usage(err), a.close(), a.loader.Close())
 	}
+	go reloads.follow(ctx, a)
 	if role.standby {
 		if turn, err := a.await(ctx, place); err != nil || !turn {
 			return errors.Join(err, a.close(), a.loader.Close())
@@ -70,12 +77,13 @@ func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place 
 	// until the last spans are delivered.
 	err = errors.Join(err, place.leave(), a.close())
 	a.summary(s)
+	<-reloads.done
 	return errors.Join(err, a.loader.Close())
 }
 
 // otlpSinks is the OTLP exporter, if an endpoint is set anywhere. endpoint, if
 // not empty, is the one of --otlp.
-func otlpSinks(c *config.Config, stats *selfstats.Stats, s *streams, endpoint string) (export.Fanout, error) {
+func otlpSinks(c *config.Config, stats *selfstats.Stats, log *slog.Logger, endpoint string) (export.Fanout, error) {
 	options := export.OTLPOptions{Endpoint: c.Export.OTLP.Endpoint, Protocol: string(c.Export.OTLP.Protocol)}
 	if endpoint != "" {
 		options.Endpoint, options.Protocol = endpoint, ""
@@ -89,7 +97,7 @@ func otlpSinks(c *config.Config, stats *selfstats.Stats, s *streams, endpoint st
 	if err != nil {
 		return nil, err
 	}
-	otlp, err := export.NewOTLP(settings, convert, stats, newLogger(s.err, c.Log))
+	otlp, err := export.NewOTLP(settings, convert, stats, log)
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,21 @@ func startRawLoad(t *testing.T, g *group, addr string, seed uint64, d time.Durat
 func (l *rawLoad) finish(t *testing.T, limit time.Duration) []script.Sample {
 	t.Helper()
 	stuck := l.wait(limit)
+	samples := l.samples(t)
+	if stuck != nil {
+		last := map[int]int64{}
+		for _, s := range samples {
+			last[s.Conn] = max(last[s.Conn], s.At)
+		}
+		t.Errorf("load: %v; connections stand still since (by number): %v\n%s", stuck, ago(last), l.out.tail())
+	}
+	return samples
+}
+
+// samples are those of a load that has ended, in order of time; every byte must be
+// exact.
+func (l *rawLoad) samples(t *testing.T) []script.Sample {
+	t.Helper()
 	var samples []script.Sample
 	sc := bufio.NewScanner(strings.NewReader(l.stdout.String()))
 	bad := 0
@@ -57,13 +72,6 @@ func (l *rawLoad) finish(t *testing.T, limit time.Duration) []script.Sample {
 	}
 	if len(samples) < loadClients {
 		t.Fatalf("only %d requests", len(samples))
-	}
-	if stuck != nil {
-		last := map[int]int64{}
-		for _, s := range samples {
-			last[s.Conn] = max(last[s.Conn], s.At)
-		}
-		t.Errorf("load: %v; connections stand still since (by number): %v\n%s", stuck, ago(last), l.out.tail())
 	}
 	slices.SortFunc(samples, func(a, b script.Sample) int { return int(a.At - b.At) })
 	return samples
@@ -267,7 +275,8 @@ func TestRestart(t *testing.T) {
 	g := newGroup(t)
 	addr, _ := startRawServer(t, g)
 	stretch := patience(t, time.Second)
-	l := startRawLoad(t, g, addr, uint64(time.Now().UnixNano()), 40*stretch)
+	// Longer than four agents take to start on a busy machine; then it is ended.
+	l := startRawLoad(t, g, addr, uint64(time.Now().UnixNano()), 300*stretch)
 	for i := range 3 {
 		a := startAgent(t, g, startSink(t), agentOptions{})
 		time.Sleep(stretch)
@@ -278,14 +287,14 @@ func TestRestart(t *testing.T) {
 	fresh := startRawLoad(t, g, addr, 1, 2*stretch).finish(t, 40*stretch)
 	end := time.Now()
 	a.stop()
-	samples := between(l.finish(t, 80*stretch), end.Add(-stretch), end)
+	l.kill()
+	samples := between(l.samples(t), end.Add(-stretch), end)
 	if share := injected(fresh); share < 0.9 {
 		t.Errorf("only %.3f of the requests on new connections have a traceparent under the fourth agent", share)
 	}
-	// Where weft receives, connections stay in the first agent's sockmap.
-	if share := injected(samples); !a.receives() && share < 0.9 {
-		t.Errorf("only %.3f of the requests on old connections have a traceparent under the fourth agent", share)
-	}
+	// Where weft receives they stay in the first agent's sockmap, and its heir sees
+	// them.
+	judgeAdopted(t, a, samples)
 	if len(samples) == 0 {
 		t.Error("old connections stand still under the fourth agent")
 	}

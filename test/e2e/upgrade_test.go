@@ -30,7 +30,7 @@ func upgrade(t *testing.T, signal syscall.Signal) {
 	old.traces()
 	stretch := patience(t, time.Second)
 	begun := time.Now()
-	l := startRawLoad(t, i.apps, addr, uint64(begun.UnixNano()), patience(t, 25*time.Second))
+	l := startRawLoad(t, i.apps, addr, uint64(begun.UnixNano()), 300*stretch) // then it is ended
 
 	next := i.agent(sink, islandOptions{telemetry: old.telemetry, flags: []string{"--standby"}})
 	next.standsBy()
@@ -49,10 +49,8 @@ func upgrade(t *testing.T, signal syscall.Signal) {
 	}
 	time.Sleep(3 * stretch)
 	end := time.Now()
-	if remains := begun.Add(patience(t, 25*time.Second)).Sub(end); remains < 0 {
-		t.Errorf("the load ended %v before it could be judged", -remains)
-	}
-	samples := l.finish(t, 60*stretch)
+	l.kill()
+	samples := l.samples(t)
 
 	before := between(samples, signalled.Add(-stretch), signalled)
 	after := between(samples, end.Add(-stretch), end)
