@@ -4,6 +4,7 @@
 # into $WEFT_E2E_DEPS (default: the user's cache). Quick when all is there.
 #
 #   $WEFT_E2E_DEPS/python        for PYTHONPATH, with /usr/bin/python3
+#   $WEFT_E2E_DEPS/python-otel   the OpenTelemetry SDK, for PYTHONPATH beside the former
 #   $WEFT_E2E_DEPS/node_modules  for NODE_PATH
 #   $WEFT_E2E_DEPS/java          for java -cp (absent with WITHOUT=java)
 #   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, demo: for machines without Go
@@ -71,6 +72,14 @@ if wanted flask && ! fresh python "$apps/flask/requirements.txt"; then
 		--disable-pip-version-check --target "$deps/python" \
 		-r "$apps/flask/requirements.txt" || die "pip install failed"
 	made python
+fi
+
+if wanted flask && ! fresh python-otel "$apps/otelsdk/requirements.txt"; then
+	rm -rf "$deps/python-otel"
+	/usr/bin/python3 -m pip install --quiet --no-deps --root-user-action ignore \
+		--disable-pip-version-check --target "$deps/python-otel" \
+		-r "$apps/otelsdk/requirements.txt" || die "pip install failed"
+	made python-otel
 fi
 
 if wanted express && ! fresh node_modules "$apps/express/package-lock.json"; then
