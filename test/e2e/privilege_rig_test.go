@@ -122,8 +122,9 @@ func (s *strangers) observe(t *testing.T, a *agent) effects {
 	}
 	a.run()
 	var o effects
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
 	a.until(func() error {
-		resp, err := http.Get("http://" + a.telemetry + "/readyz")
+		resp, err := client.Get("http://" + a.telemetry + "/readyz")
 		if err != nil {
 			return err
 		}
