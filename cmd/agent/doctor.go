@@ -125,11 +125,18 @@ func decide(rows []capability) (verdict, *capability) {
 }
 
 // patience tells the user after two seconds that weft is still at work; call stop
-// when it is not.
-func patience(s *streams) (stop func() bool) {
-	return time.AfterFunc(2*time.Second, func() {
+// when it is not. After stop nothing is written any more.
+func patience(s *streams) (stop func()) {
+	said := make(chan struct{})
+	timer := time.AfterFunc(2*time.Second, func() {
+		defer close(said)
 		fmt.Fprintln(s.err, "weft: still trying; loading BPF programs takes its time on this machine") //nolint:errcheck // only for patience
-	}).Stop
+	})
+	return func() {
+		if !timer.Stop() {
+			<-said
+		}
+	}
 }
 
 func printJSON(w io.Writer, v any) error {
