@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/internal/event"
+	"weft/internal/queue"
 	"weft/internal/selfstats"
 	"weft/internal/w3c"
 )
@@ -68,10 +69,8 @@ type Correlator struct {
 	sink  Sink
 	count counters
 
-	open map[exchangeKey]*exchange
-	// oldest and newest are the ends of the list of open exchanges in order of
-	// arrival; it makes dropping the oldest and ageing O(1).
-	oldest, newest *exchange
+	open  map[exchangeKey]*exchange
+	queue queue.Queue[exchange, *exchange] // the same, in order of arrival
 
 	processes map[processKey]*process
 	exited    []exit // in order of exit
@@ -86,11 +85,12 @@ type exchangeKey struct {
 }
 
 // exchange is one allocation per request: the span that will be handed to the
-// sink and its place in the list.
+// sink and its place in the queue. Its links are cleared when it leaves: the sink
+// must not keep its former neighbours alive.
 type exchange struct {
-	span         event.Span
-	at           time.Time // of the last Tick when it was opened; zero: there was none
-	older, newer *exchange
+	queue.Links[exchange]
+	span event.Span
+	at   time.Time // of the last Tick when it was opened; zero: there was none
 }
 
 type processKey struct {
@@ -160,10 +160,10 @@ func New(opts Options, sink Sink, stats *selfstats.Stats) *Correlator {
 func (c *Correlator) Request(r event.Request) {
 	key := exchangeKey{r.SpanID, r.Role}
 	if old, ok := c.open[key]; ok {
-		c.unlink(old)
+		c.queue.Remove(old)
 		c.count.duplicate.Inc()
 	} else if len(c.open) >= c.opts.MaxOpen {
-		c.drop(c.oldest)
+		c.drop(c.queue.Oldest())
 		c.count.openFull.Inc()
 	}
 	x := &exchange{span: event.Span{Request: r}, at: c.now}
@@ -171,7 +171,7 @@ func (c *Correlator) Request(r event.Request) {
 		x.span.Process = p.info
 	}
 	c.open[key] = x
-	c.link(x)
+	c.queue.Push(x)
 	c.count.open.Set(float64(len(c.open)))
 }
 
@@ -207,7 +207,7 @@ func (c *Correlator) Response(r event.Response) {
 		return
 	}
 	delete(c.open, key)
-	c.unlink(x)
+	c.queue.Remove(x)
 	c.count.open.Set(float64(len(c.open)))
 
 	span := &x.span
@@ -253,13 +253,13 @@ func (c *Correlator) Response(r event.Response) {
 // moves, and exact to the interval of the calls.
 func (c *Correlator) Tick(now time.Time) {
 	if c.now.IsZero() {
-		for x := c.oldest; x != nil; x = x.newer {
+		for x := c.queue.Oldest(); x != nil; x = c.queue.Newer(x) {
 			x.at = now
 		}
 	}
 	c.now = now
-	for c.oldest != nil && now.Sub(c.oldest.at) > c.opts.MaxAge {
-		c.drop(c.oldest)
+	for x := c.queue.Oldest(); x != nil && now.Sub(x.at) > c.opts.MaxAge; x = c.queue.Oldest() {
+		c.drop(x)
 		c.count.maxAge.Inc()
 	}
 	n := 0
@@ -275,8 +275,8 @@ func (c *Correlator) Tick(now time.Time) {
 // Flush ends the correlator's work: requests still open are not spans and are
 // counted as open_at_shutdown.
 func (c *Correlator) Flush() {
-	for c.oldest != nil {
-		c.drop(c.oldest)
+	for x := c.queue.Oldest(); x != nil; x = c.queue.Oldest() {
+		c.drop(x)
 		c.count.atShutdown.Inc()
 	}
 	c.count.open.Set(0)
@@ -287,31 +287,5 @@ func (c *Correlator) Open() int { return len(c.open) }
 
 func (c *Correlator) drop(x *exchange) {
 	delete(c.open, exchangeKey{x.span.SpanID, x.span.Role})
-	c.unlink(x)
-}
-
-func (c *Correlator) link(x *exchange) {
-	x.older = c.newest
-	if c.newest != nil {
-		c.newest.newer = x
-	} else {
-		c.oldest = x
-	}
-	c.newest = x
-}
-
-// unlink also clears the links of x: the span handed to the sink lives inside
-// it and must not keep its former neighbours alive.
-func (c *Correlator) unlink(x *exchange) {
-	if x.older != nil {
-		x.older.newer = x.newer
-	} else {
-		c.oldest = x.newer
-	}
-	if x.newer != nil {
-		x.newer.older = x.older
-	} else {
-		c.newest = x.older
-	}
-	x.older, x.newer = nil, nil
+	c.queue.Remove(x)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weft/internal/event"
+	"weft/internal/queue"
 	"weft/internal/selfstats"
 )
 
@@ -159,8 +160,8 @@ func TestPairing(t *testing.T) {
 			if l := lost(t, stats); fmt.Sprint(l) != fmt.Sprint(tc.lost) {
 				t.Errorf("lost %v, want %v", l, tc.lost)
 			}
-			if c.Open() != 0 && c.oldest == nil || c.Open() == 0 && (c.oldest != nil || c.newest != nil) {
-				t.Error("list and map disagree")
+			if queued := len(queued(c)); queued != c.Open() {
+				t.Errorf("%d queued and %d open", queued, c.Open())
 			}
 		})
 	}
@@ -367,12 +368,20 @@ func TestSpanKeepsNoNeighbour(t *testing.T) {
 	}
 	middle := c.open[exchangeKey{id(2), server}]
 	c.Response(response(2, server, time.Second))
-	if middle.older != nil || middle.newer != nil {
+	if middle.Links != (queue.Links[exchange]{}) {
 		t.Error("a finished span still holds its former neighbours")
 	}
-	if c.oldest.newer != c.newest || c.newest.older != c.oldest {
-		t.Error("the list is broken where the span was")
+	if left := queued(c); len(left) != 2 || left[0].span.SpanID != id(1) || left[1].span.SpanID != id(3) {
+		t.Errorf("%d are left in the queue, not the first and the third", len(left))
 	}
+}
+
+// queued is what is open, the oldest first.
+func queued(c *Correlator) (all []*exchange) {
+	for x := c.queue.Oldest(); x != nil; x = c.queue.Newer(x) {
+		all = append(all, x)
+	}
+	return all
 }
 
 type nowhere struct{}

@@ -120,8 +120,12 @@ func closed(t testing.TB, tail *Tail) {
 func holding(tail *Tail) (traces, spans int) {
 	tail.mu.Lock()
 	defer tail.mu.Unlock()
-	if (len(tail.traces) == 0) != (tail.oldest == nil) || (tail.oldest == nil) != (tail.newest == nil) {
-		panic("list and map disagree")
+	queued := 0
+	for tr := tail.queue.Oldest(); tr != nil; tr = tail.queue.Newer(tr) {
+		queued++
+	}
+	if queued != len(tail.traces) {
+		panic("queue and map disagree")
 	}
 	return len(tail.traces), tail.held
 }

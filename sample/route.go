@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weft/internal/event"
+	"weft/internal/queue"
 	"weft/internal/selfstats"
 )
 
@@ -34,8 +35,8 @@ type routes struct {
 	seed      maphash.Seed
 	displaced selfstats.Counter
 
-	known          map[uint64]*route
-	oldest, newest *route
+	known map[uint64]*route
+	queue queue.Queue[route, *route] // the same, by use
 	// crowded is until when a route that looks new may be one that had to be
 	// forgotten.
 	crowded time.Duration
@@ -49,7 +50,7 @@ type route struct {
 	seen      [slots]uint32
 	durations *histogram
 
-	older, newer *route
+	queue.Links[route]
 }
 
 func newRoutes(most int, quantile float64, perMinute int, displaced selfstats.Counter) *routes {
@@ -152,7 +153,7 @@ func (r *routes) use(key uint64, now time.Duration) *route {
 	rt, ok := r.known[key]
 	switch {
 	case ok:
-		r.unlink(rt)
+		r.queue.Remove(rt)
 	case len(r.known) < r.most:
 		rt = &route{}
 		if r.quantile > 0 {
@@ -160,17 +161,17 @@ func (r *routes) use(key uint64, now time.Duration) *route {
 		}
 		r.reset(rt, key, now)
 	default:
-		rt = r.oldest
+		rt = r.queue.Oldest()
 		if now-rt.used < window {
 			r.crowded = now + window
 			r.displaced.Inc()
 		}
-		r.unlink(rt)
+		r.queue.Remove(rt)
 		delete(r.known, rt.key)
 		r.reset(rt, key, now)
 	}
 	rt.used = now
-	r.link(rt)
+	r.queue.Push(rt)
 	return rt
 }
 
@@ -199,28 +200,4 @@ func (rt *route) count(now time.Duration) int {
 		sum += int(n)
 	}
 	return sum
-}
-
-func (r *routes) link(rt *route) {
-	rt.older = r.newest
-	if r.newest != nil {
-		r.newest.newer = rt
-	} else {
-		r.oldest = rt
-	}
-	r.newest = rt
-}
-
-func (r *routes) unlink(rt *route) {
-	if rt.older != nil {
-		rt.older.newer = rt.newer
-	} else {
-		r.oldest = rt.newer
-	}
-	if rt.newer != nil {
-		rt.newer.older = rt.older
-	} else {
-		r.newest = rt.older
-	}
-	rt.older, rt.newer = nil, nil
 }

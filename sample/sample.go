@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weft/internal/event"
+	"weft/internal/queue"
 	"weft/internal/selfstats"
 )
 
@@ -103,14 +104,13 @@ type Tail struct {
 	closed   bool
 	policies policies
 	traces   map[event.TraceID]*trace
-	// oldest and newest are the ends of the list of held traces, by when they
-	// were last touched. Wait is the same for all, so this is the order of
-	// their deadlines too.
-	oldest, newest *trace
-	held           int // spans in traces
-	decided        decisions
-	marker         marker
-	ids            map[event.SpanID]struct{} // scratch of incomplete
+	// queue holds the same by when they were last touched. Wait is the same for
+	// all, so this is the order of their deadlines too.
+	queue   queue.Queue[trace, *trace]
+	held    int // spans in traces
+	decided decisions
+	marker  marker
+	ids     map[event.SpanID]struct{} // scratch of incomplete
 }
 
 // New starts tail sampling in front of next.
@@ -153,7 +153,7 @@ func (t *Tail) Span(s *event.Span) {
 	now := time.Since(t.began)
 	why := t.policies.judge(s, now)
 	if t.held >= t.opts.MaxSpans {
-		t.decide(t.oldest)
+		t.decide(t.queue.Oldest())
 		t.count.early[earlyFull].Inc()
 	}
 	tr := t.traces[s.TraceID]
@@ -166,10 +166,10 @@ func (t *Tail) Span(s *event.Span) {
 		tr.spans = tr.few[:0]
 		t.traces[s.TraceID] = tr
 	} else {
-		t.unlink(tr)
+		t.queue.Remove(tr)
 	}
 	tr.last = now
-	t.link(tr)
+	t.queue.Push(tr)
 	tr.spans = append(tr.spans, s)
 	tr.why = stronger(tr.why, why)
 	t.held++
@@ -217,8 +217,8 @@ func (t *Tail) Close(ctx context.Context) error {
 	<-t.done
 
 	t.mu.Lock()
-	for t.oldest != nil {
-		t.decide(t.oldest)
+	for t.queue.Oldest() != nil {
+		t.decide(t.queue.Oldest())
 	}
 	t.mu.Unlock()
 	return t.next.Close(ctx)
@@ -247,15 +247,15 @@ func (t *Tail) sweep() bool {
 	defer t.mu.Unlock()
 	now := time.Since(t.began)
 	for spans := 0; spans < turn; {
-		tr := t.oldest
+		tr := t.queue.Oldest()
 		if tr == nil || now-tr.last < t.opts.Wait {
 			return false
 		}
 		spans += len(tr.spans)
 		if now-tr.first < patience*t.opts.Wait && t.incomplete(tr) {
-			t.unlink(tr)
+			t.queue.Remove(tr)
 			tr.last = now
-			t.link(tr)
+			t.queue.Push(tr)
 			continue
 		}
 		t.decide(tr)

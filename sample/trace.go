@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"weft/internal/event"
+	"weft/internal/queue"
 )
 
 // trace is one that is not decided yet. Times are since Tail.began.
@@ -14,14 +15,14 @@ type trace struct {
 	last  time.Duration // of the last, or when it was last found incomplete
 	why   reason        // undecided, or the policy that will keep it
 
-	older, newer *trace
-	few          [4]*event.Span // most traces need no more room than this
+	queue.Links[trace]
+	few [4]*event.Span // most traces need no more room than this
 }
 
 // decide ends a trace that is held: it is kept or dropped whole, and what was
 // decided is remembered for spans that come later.
 func (t *Tail) decide(tr *trace) {
-	t.unlink(tr)
+	t.queue.Remove(tr)
 	delete(t.traces, tr.id)
 	t.held -= len(tr.spans)
 	t.count.held.Set(float64(t.held))
@@ -77,28 +78,4 @@ func contains(spans []*event.Span, id event.SpanID) bool {
 		}
 	}
 	return false
-}
-
-func (t *Tail) link(tr *trace) {
-	tr.older = t.newest
-	if t.newest != nil {
-		t.newest.newer = tr
-	} else {
-		t.oldest = tr
-	}
-	t.newest = tr
-}
-
-func (t *Tail) unlink(tr *trace) {
-	if tr.older != nil {
-		tr.older.newer = tr.newer
-	} else {
-		t.oldest = tr.newer
-	}
-	if tr.newer != nil {
-		tr.newer.older = tr.older
-	} else {
-		t.newest = tr.older
-	}
-	tr.older, tr.newer = nil, nil
 }
