@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * What user space tells the programs of bpf/go about one Go binary: where fields
+ * are, and which of its instructions are attached. Offsets are data: from DWARF
+ * or from the table in loader/gobin, never literals in C.
+ */
+#pragma once
+
+/* net/http has its own copy of golang.org/x/net/http2, with other offsets. */
+enum weft_go_flavour {
+	WEFT_GO_BUNDLED = 0, /* net/http, or net/http/internal/http2 */
+	WEFT_GO_XNET = 1,    /* golang.org/x/net/http2 */
+	WEFT_GO_FLAVOURS = 2,
+};
+
+/*
+ * A field: the offset in bytes from the start of its struct, of the struct's own
+ * name as far as it is not obvious. loader/gobin has the same list with package,
+ * struct and field.
+ */
+enum weft_go_field {
+	WEFT_GO_G_GOID,
+	WEFT_GO_G_M,
+	WEFT_GO_G_PARENT_GOID, /* Go 1.21 */
+	WEFT_GO_M_CURG,
+	WEFT_GO_M_P,
+	WEFT_GO_P_GOIDCACHE,
+	WEFT_GO_P_GOIDCACHEEND,
+	WEFT_GO_REQUEST_METHOD, /* net/http.Request */
+	WEFT_GO_REQUEST_URL,
+	WEFT_GO_REQUEST_HOST,
+	WEFT_GO_REQUEST_CTX,
+	WEFT_GO_REQUEST_PATTERN, /* Go 1.23 */
+	WEFT_GO_URL_SCHEME,
+	WEFT_GO_URL_HOST,
+	WEFT_GO_URL_PATH,
+	WEFT_GO_URL_RAWQUERY,
+	WEFT_GO_RESPONSE_CONN, /* net/http.response, the server's */
+	WEFT_GO_CONN_RWC,      /* net/http.conn */
+	WEFT_GO_CONN_TLSSTATE,
+	WEFT_GO_CONN_BUFR,
+	WEFT_GO_READER_BUF, /* bufio.Reader */
+	WEFT_GO_READER_R,
+	WEFT_GO_READER_W,
+	WEFT_GO_WRITER_BUF, /* bufio.Writer */
+	WEFT_GO_WRITER_N,
+	WEFT_GO_WRITER_WR,
+	WEFT_GO_TRANSPORTREQUEST_REQUEST,
+	WEFT_GO_PERSISTCONN_CONN,
+	WEFT_GO_PERSISTCONN_TLSSTATE,
+	WEFT_GO_PERSISTCONN_BR,
+	WEFT_GO_PERSISTCONN_BW,
+	WEFT_GO_TLS_CONN,	       /* crypto/tls.Conn.conn */
+	WEFT_GO_TCPCONN_FD,	       /* net.TCPConn.conn.fd */
+	WEFT_GO_NETFD_SYSFD,	       /* net.netFD.pfd.Sysfd */
+	WEFT_GO_CLIENTRESPONSE_STATUS, /* net/http.Response.StatusCode */
+	WEFT_GO_CLIENTRESPONSE_REQUEST,
+	/* Per flavour: the field of flavour f is this + f * WEFT_GO_H2_FIELDS. */
+	WEFT_GO_H2_FIRST = 48,
+	WEFT_GO_H2_METAHEADERS_FRAME = WEFT_GO_H2_FIRST, /* MetaHeadersFrame.HeadersFrame */
+	WEFT_GO_H2_METAHEADERS_FIELDS,
+	WEFT_GO_H2_HEADERS_STREAMID,			 /* HeadersFrame.FrameHeader.StreamID */
+	WEFT_GO_H2_HEADERS_FLAGS,
+	WEFT_GO_H2_SERVERCONN_CONN,
+	WEFT_GO_H2_SERVERCONN_TLSSTATE,
+	WEFT_GO_H2_STREAM_ID,
+	WEFT_GO_H2_STREAM_SC,
+	WEFT_GO_H2_RESPONSEWRITER_RWS,
+	WEFT_GO_H2_RWS_STREAM,
+	WEFT_GO_H2_RWS_STATUS,
+	WEFT_GO_H2_CLIENTSTREAM_ID,
+	WEFT_GO_H2_CLIENTSTREAM_CC,
+	WEFT_GO_H2_CLIENTCONN_TCONN,
+	WEFT_GO_H2_CLIENTCONN_TLSSTATE,
+	WEFT_GO_H2_CLIENTCONN_BW,
+	WEFT_GO_H2_FRAMER_W,
+	WEFT_GO_H2_FRAMER_WBUF,
+	WEFT_GO_H2_FIELDS = 24,
+	WEFT_GO_HPACK_NAME = WEFT_GO_H2_FIRST + 2 * WEFT_GO_H2_FIELDS, /* hpack.HeaderField */
+	WEFT_GO_HPACK_VALUE,
+	/* google.golang.org/grpc/internal/transport */
+	WEFT_GO_GRPC_FIRST = 104,
+	WEFT_GO_GRPC_STREAM_ID = WEFT_GO_GRPC_FIRST,
+	WEFT_GO_GRPC_STREAM_CTX,
+	WEFT_GO_GRPC_STREAM_METHOD,
+	WEFT_GO_GRPC_CLIENT_CONN, /* http2Client.conn */
+	WEFT_GO_GRPC_SERVER_CONN, /* http2Server.conn */
+	WEFT_GO_GRPC_CALLHDR_HOST,
+	WEFT_GO_GRPC_CALLHDR_METHOD,
+	WEFT_GO_GRPC_HEADERFRAME_STREAMID,
+	WEFT_GO_GRPC_HEADERFRAME_HF,
+	WEFT_GO_GRPC_LOOPY_HBUF,
+	WEFT_GO_GRPC_LOOPY_FRAMER,
+	WEFT_GO_GRPC_FRAMER_FR,
+	WEFT_GO_GRPC_STATUS_S,	  /* internal/status.Status.s */
+	WEFT_GO_GRPC_STATUS_CODE, /* genproto rpc Status.Code */
+	WEFT_GO_FIELDS = 160,
+};
+
+#define WEFT_GO_UNKNOWN 0xffff
+
+/* Bits of struct weft_go_layout.flags. */
+enum weft_go_flag {
+	WEFT_GO_GOROUTINES = 1, /* goid and thread-local g are known: exec keys are goroutines */
+	WEFT_GO_WRITES = 2,	/* offsets are of a version known whole: memory may be written */
+};
+
+/* One per binary, shared by its processes. */
+struct weft_go_layout {
+	__u64 goidgen; /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
+	__s32 tls_g;   /* of the thread pointer: where g is kept */
+	__u32 flags;   /* enum weft_go_flag */
+	__u16 offset[WEFT_GO_FIELDS];
+};
+
+/*
+ * What is attached; the cookie of a uprobe, and the slot of its work program. The
+ * comment names the function and which instruction of it.
+ */
+enum weft_go_site {
+	WEFT_GO_SITE_NONE,
+	WEFT_GO_SITE_SERVE,	/* net/http.serverHandler.ServeHTTP, entry */
+	WEFT_GO_SITE_ROUNDTRIP, /* net/http.(*persistConn).roundTrip, entry */
+	WEFT_GO_SITE_WRITE,	/* net/http.(*Request).write, its call of io.WriteString */
+	/* Attached to a process once it is seen to use HTTP/1 over TLS. */
+	WEFT_GO_SITE_TLS_WRITE,	   /* crypto/tls.(*Conn).Write, entry */
+	WEFT_GO_SITE_TLS_RESPONSE, /* net/http.ReadResponse, its call of readTransfer */
+	WEFT_GO_SITE_TLS_IDLE,	   /* net/http.(*Transport).tryPutIdleConn, entry */
+	WEFT_GO_SITE_TLS_CLOSE,	   /* net/http.(*persistConn).closeLocked, entry */
+	/* HTTP/2, per flavour: that of flavour f is this + f * WEFT_GO_SITE_H2_COUNT. */
+	WEFT_GO_SITE_H2_FIRST = 8,
+	WEFT_GO_SITE_H2_SERVER_HEADERS =
+		WEFT_GO_SITE_H2_FIRST, /* (*serverConn).processHeaders, entry */
+	WEFT_GO_SITE_H2_HANDLER,       /* (*serverConn).runHandler, entry */
+	WEFT_GO_SITE_H2_SERVER_END,    /* (*serverConn).closeStream, entry */
+	WEFT_GO_SITE_H2_REQUEST,       /* (*clientStream).writeRequest, entry */
+	WEFT_GO_SITE_H2_WRITE, /* (*ClientConn).writeHeaders, its call of (*Framer).WriteHeaders */
+	WEFT_GO_SITE_H2_RESPONSE,   /* (*clientConnReadLoop).processHeaders, entry */
+	WEFT_GO_SITE_H2_CLIENT_END, /* (*clientStream).cleanupWriteRequest, entry */
+	WEFT_GO_SITE_H2_COUNT = 8,
+	/* google.golang.org/grpc */
+	WEFT_GO_SITE_GRPC_FIRST = 24,
+	WEFT_GO_SITE_GRPC_SERVER_HEADERS =
+		WEFT_GO_SITE_GRPC_FIRST, /* (*http2Server).operateHeaders, entry */
+	WEFT_GO_SITE_GRPC_HANDLER,	 /* (*Server).handleStream, entry */
+	WEFT_GO_SITE_GRPC_STATUS,	 /* (*http2Server).WriteStatus or writeStatus, entry */
+	WEFT_GO_SITE_GRPC_SERVER_END,	 /* (*http2Server).closeStream or deleteStream, entry */
+	WEFT_GO_SITE_GRPC_NEWSTREAM,	 /* (*http2Client).NewStream, entry */
+	WEFT_GO_SITE_GRPC_QUEUED,	 /* (*http2Client).NewStream, its call of executeAndPut */
+	WEFT_GO_SITE_GRPC_WRITE, /* (*loopyWriter).writeHeader, its call of (*Framer).WriteHeaders */
+	WEFT_GO_SITE_GRPC_CLIENT_END, /* (*http2Client).closeStream, entry */
+	WEFT_GO_SITES = 40,
+};
+
+_Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
+_Static_assert(WEFT_GO_GRPC_STATUS_CODE < WEFT_GO_FIELDS, "too many fields");
+_Static_assert(sizeof(struct weft_go_layout) == 16 + 2 * WEFT_GO_FIELDS, "layout");
