@@ -94,6 +94,14 @@ enum weft_go_field {
 	WEFT_GO_GRPC_FRAMER_FR,
 	WEFT_GO_GRPC_STATUS_S,	  /* internal/status.Status.s */
 	WEFT_GO_GRPC_STATUS_CODE, /* genproto rpc Status.Code */
+	/*
+	 * Of the pointer to Stream in a ServerStream or ClientStream (grpc 1.69 to 1.74).
+	 * Unknown where the stream itself has the fields above.
+	 */
+	WEFT_GO_GRPC_SERVERSTREAM_STREAM,
+	WEFT_GO_GRPC_CLIENTSTREAM_STREAM,
+	/* Not an offset: which argument register (0 is the first) of operateHeaders holds the frame. */
+	WEFT_GO_GRPC_FRAME_ARG,
 	WEFT_GO_FIELDS = 160,
 };
 
@@ -108,6 +116,7 @@ enum weft_go_flag {
 /* One per binary, shared by its processes. */
 struct weft_go_layout {
 	__u64 goidgen; /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
+	__u64 allp;    /* address of runtime.allp, a slice of *p; likewise */
 	__s32 tls_g;   /* of the thread pointer: where g is kept */
 	__u32 flags;   /* enum weft_go_flag */
 	__u16 offset[WEFT_GO_FIELDS];
@@ -153,5 +162,5 @@ enum weft_go_site {
 };
 
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
-_Static_assert(WEFT_GO_GRPC_STATUS_CODE < WEFT_GO_FIELDS, "too many fields");
-_Static_assert(sizeof(struct weft_go_layout) == 16 + 2 * WEFT_GO_FIELDS, "layout");
+_Static_assert(WEFT_GO_GRPC_FRAME_ARG < WEFT_GO_FIELDS, "too many fields");
+_Static_assert(sizeof(struct weft_go_layout) == 24 + 2 * WEFT_GO_FIELDS, "layout");

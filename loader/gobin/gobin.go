@@ -1,0 +1,67 @@
+// Package gobin reads a Go executable without running it: where weft's probes go,
+// and where the fields are that its programs read.
+package gobin
+
+import "weft/loader/gobin/field"
+
+// Binary is what an executable tells.
+type Binary struct {
+	Path      string
+	Machine   string            // as in ELF: "x86_64", "aarch64"
+	GoVersion string            // "go1.26.0"; "go1.20 or newer" where there is no build information; "" unknown
+	Modules   map[string]string // version by module path; that of a replacement under both its paths
+	BuildInfo bool              // the file says who built it
+	Stripped  bool              // no symbol table
+	DWARF     bool
+	PIE       bool
+	Cgo       bool
+	Race      bool
+
+	Probes   []Probe  // in order of site, then address
+	Absent   []Absent // sites that cannot be attached, in order
+	Layout   Layout
+	Source   Source   // of Layout
+	Problems []string // what else is not known, a line each
+}
+
+// Probe is one instruction to attach to.
+type Probe struct {
+	Site        Site
+	Function    string // as the linker names it
+	Address     uint64 // virtual, before the load bias
+	Offset      uint64 // in the file
+	Instruction string
+	Emulated    bool // by the kernel; else it is single-stepped, several times as dear
+}
+
+// Absent says on one line why a site is not there.
+type Absent struct {
+	Site Site
+	Why  string
+}
+
+// Source says where offsets are from.
+type Source string
+
+// The sources.
+const (
+	SourceDWARF   Source = "dwarf"   // the file's own debugging information
+	SourceTable   Source = "table"   // of exactly these versions
+	SourceNearest Source = "nearest" // some from the table of another version: weft observes, and never writes
+	SourceUnknown Source = "unknown"
+)
+
+// Flags of a layout, enum weft_go_flag.
+const (
+	FlagGoroutines = 1 << iota
+	FlagWrites
+)
+
+// Layout is struct weft_go_layout.
+type Layout struct {
+	Goidgen uint64
+	Allp    uint64
+	TLSG    int32
+	Flags   uint32
+	Offset  [field.Count]uint16
+}
