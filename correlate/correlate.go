@@ -117,6 +117,7 @@ type counters struct {
 
 	openFull, maxAge, noRequest, duplicate, atShutdown, processesFull selfstats.Counter
 	carriedUnknown, baggageInvalid, baggageFull                       selfstats.Counter
+	routeUnknown, routeCut                                            selfstats.Counter
 }
 
 func newCounters(s *selfstats.Stats) counters {
@@ -134,6 +135,8 @@ func newCounters(s *selfstats.Stats) counters {
 		carriedUnknown: s.Dropped(stage, "carried_without_request"),
 		baggageInvalid: s.Dropped(stage, "baggage_member_invalid"),
 		baggageFull:    s.Dropped(stage, "baggage_full"),
+		routeUnknown:   s.Dropped(stage, "route_without_request"),
+		routeCut:       s.Dropped(stage, "route_cut"),
 	}
 	for role := range c.spans {
 		c.spans[role] = s.Spans(event.Role(role).String())
@@ -194,6 +197,19 @@ func (c *Correlator) Carried(e event.Carried) {
 	c.count.baggageFull.Add(float64(read.Dropped))
 	for _, m := range read.Members {
 		x.span.Baggage = append(x.span.Baggage, event.Member{Key: m.Key, Value: m.Value})
+	}
+}
+
+// Route adds the route a server's request took. One that was cut names another
+// route, and is left out.
+func (c *Correlator) Route(e event.Route) {
+	switch x, ok := c.open[exchangeKey{e.SpanID, event.RoleServer}]; {
+	case !ok:
+		c.count.routeUnknown.Inc()
+	case e.Cut:
+		c.count.routeCut.Inc()
+	default:
+		x.span.Route = e.Text
 	}
 }
 

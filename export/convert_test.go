@@ -60,7 +60,7 @@ func TestAttributesServer(t *testing.T) {
 func TestAttributesClient(t *testing.T) {
 	clearEnv(t)
 	s := hop{1, 2, nil, client, event.ParentThread, "FETCH", "/a?b", "[2001:db8::1]", 404, 0, 1, 0}.span(1)
-	s.HTTPMinor = 0
+	s.Protocol = 0
 	want := []string{
 		"http.request.method=_OTHER", "http.request.method_original=FETCH",
 		"url.full=http://[2001:db8::1]/a?b",

@@ -60,7 +60,7 @@ func (h hop) span(trace uint64) *event.Span {
 	s := &event.Span{
 		Request: event.Request{
 			Start: at(h.from), TraceID: traceID(trace), SpanID: spanID(h.id),
-			Role: h.role, Rule: h.rule, Flags: 1, HTTPMinor: 1,
+			Role: h.role, Rule: h.rule, Flags: 1, Protocol: event.ProtocolMinor,
 			Method: h.method, Target: h.target, TargetTotal: len(h.target), Host: h.host,
 			Local:  netip.MustParseAddrPort("[::ffff:127.0.0.1]:8080"),
 			Remote: netip.MustParseAddrPort("127.0.0.1:40112"),

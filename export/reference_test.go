@@ -74,7 +74,7 @@ func referenceSpan(c *Converter, s *event.Span) *tracepb.Span {
 		SpanId:            s.SpanID[:],
 		TraceState:        validText(s.TraceState),
 		Flags:             spanFlags(s),
-		Name:              c.spanName(s),
+		Name:              validText(c.spanName(s)),
 		Kind:              kind(s.Role),
 		StartTimeUnixNano: nanos(s.Start),
 		EndTimeUnixNano:   nanos(s.Response.End),
@@ -186,8 +186,8 @@ func anySpan(random *rand.Rand, processes []*event.Process) *event.Span {
 	s := &event.Span{Process: processes[random.IntN(len(processes))]}
 	s.Request = event.Request{
 		TraceID: event.TraceID{15: byte(random.IntN(256))}, SpanID: id(), ParentID: id(), PID: uint32(random.IntN(3)),
-		Role: event.Role(random.IntN(4)), Flags: uint8(random.IntN(256)), Rule: event.ParentRule(random.IntN(10)),
-		Propagation: event.Propagation(random.IntN(8)), HTTPMinor: uint8(random.IntN(4)),
+		Role: event.Role(random.IntN(4)), Flags: uint8(random.IntN(256)), Rule: event.ParentRule(random.IntN(13)),
+		Propagation: event.Propagation(random.IntN(8)), Protocol: event.Protocol(random.IntN(16)),
 		Method: pick("", "GET", "POST", "G\xffT"), Target: pick("", "/", "/a?b=c&sig=1", "*", "http://u:p@h:1/\xff", "h:443"),
 		Host: pick("", "shop:8080", "shop", "[::1]:2", "h\xff"), TraceState: pick("", "a=1,b=2", "\xff"),
 		TargetTotal: random.IntN(300), Local: address(), Remote: address(),
@@ -200,8 +200,10 @@ func anySpan(random *rand.Rand, processes []*event.Process) *event.Span {
 		s.Start = at(float64(random.IntN(1000)))
 		s.Response.End = s.Start.Add(time.Duration(random.IntN(1 << 30)))
 	}
+	s.Route = pick("", "", "/items/{id}", "GET shop/\xff")
+	s.Response.GRPC = event.GRPCStatus(random.IntN(20))
 	s.Response.Status = []int{0, 101, 200, 404, 503}[random.IntN(5)]
-	s.Response.Reason = event.End(random.IntN(6))
+	s.Response.Reason = event.End(random.IntN(9))
 	s.Response.RequestBody, s.Response.ResponseBody = random.Uint64()>>random.IntN(65), uint64(random.IntN(3))
 	for range random.IntN(3) {
 		s.Baggage = append(s.Baggage, event.Member{Key: pick("tenant", "user", "url.path", "k\xff"), Value: pick("", "blue", "\xff")})

@@ -3,7 +3,6 @@ package export
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,7 +14,7 @@ import (
 // Attributes of weft's own, for those who ask how a span came to be.
 const (
 	// keyParentRule says how the parent was decided: wire, thread, sole,
-	// adopted, ambiguous, invalid, untrusted, none.
+	// adopted, ambiguous, invalid, untrusted, context, goroutine, creator, none.
 	keyParentRule = attribute.Key("weft.parent.rule")
 	// keyPropagation says what became of the outgoing traceparent: injected,
 	// own, observed, refused, withheld. Client spans only.
@@ -48,13 +47,32 @@ func knownMethods(override string) map[string]bool {
 	return known
 }
 
-// spanName is the method alone: without a known route, the path would make
-// names without bound.
+// spanName is the method, and behind it the route where one is known: the path
+// instead would make names without bound. An RPC has its own name.
 func (c *Converter) spanName(s *event.Span) string {
-	if c.methods[s.Method] {
-		return s.Method
+	if isRPC(s) {
+		return rpcSpanName(s)
 	}
-	return "HTTP"
+	name := "HTTP"
+	if c.methods[s.Method] {
+		name = s.Method
+	}
+	if r := route(s); r != "" {
+		return name + " " + r
+	}
+	return name
+}
+
+// route is http.route: the path of the pattern that the program's router matched.
+// Go's patterns may begin with a method and a host.
+func route(s *event.Span) string {
+	if s.Role != event.RoleServer {
+		return ""
+	}
+	if at := strings.IndexByte(s.Route, '/'); at >= 0 {
+		return s.Route[at:]
+	}
+	return ""
 }
 
 // texts keeps texts made of numbers for the spans that follow: a connection has
@@ -80,24 +98,35 @@ func (t *texts) address(a netip.AddrPort) (string, int) {
 	return text, port
 }
 
-var protocolVersions = [...]string{"1.0", "1.1"}
-
-func protocolVersion(minor uint8) string {
-	if int(minor) < len(protocolVersions) {
-		return protocolVersions[minor]
-	}
-	return "1." + strconv.Itoa(int(minor))
-}
-
-// attributes returns the span's attributes by the stable HTTP conventions, in
-// a fixed order, and after them the baggage members chosen to be attributes.
+// attributes returns the span's attributes by the stable HTTP conventions, or by
+// those of RPC, in a fixed order, and after them the baggage members chosen to be attributes.
 func (c *Converter) attributes(s *event.Span) []attribute.KeyValue {
 	return c.appendAttributes(make([]attribute.KeyValue, 0, 20), s, nil)
 }
 
 // appendAttributes appends what attributes returns to kv, which is empty.
 func (c *Converter) appendAttributes(kv []attribute.KeyValue, s *event.Span, kept *texts) []attribute.KeyValue {
-	t := parseTarget(s.Method, s.Target)
+	if isRPC(s) {
+		kv = rpcAttributes(kv, s, kept)
+	} else {
+		kv = c.httpAttributes(kv, s, kept)
+	}
+	if s.Response.Reason == event.EndLost {
+		kv = append(kv, keyEnd.String(event.EndLost.String()))
+	}
+	kv = append(kv, keyParentRule.String(s.Rule.String()))
+	if s.Propagation != event.PropagationNone {
+		kv = append(kv, keyPropagation.String(s.Propagation.String()))
+	}
+	if s.TargetTotal > len(s.Target) {
+		kv = append(kv, keyTruncated.Bool(true))
+	}
+	return withBaggage(kv, s.Baggage)
+}
+
+// httpAttributes appends the attributes of an HTTP exchange, but for weft's own.
+func (c *Converter) httpAttributes(kv []attribute.KeyValue, s *event.Span, kept *texts) []attribute.KeyValue {
+	t := targetOf(&s.Request)
 	peer, peerPort := kept.address(s.Remote)
 	host, port := hostOf(&s.Request, t)
 	if host == "" {
@@ -141,7 +170,8 @@ func (c *Converter) appendAttributes(kv []attribute.KeyValue, s *event.Span, kep
 	}
 	text(semconv.NetworkPeerAddressKey, peer)
 	number(semconv.NetworkPeerPortKey, peerPort)
-	text(semconv.NetworkProtocolVersionKey, protocolVersion(s.HTTPMinor))
+	text(semconv.NetworkProtocolVersionKey, s.Protocol.Version())
+	text(semconv.HTTPRouteKey, route(s))
 	number(semconv.HTTPResponseStatusCodeKey, s.Response.Status)
 	text(semconv.ErrorTypeKey, s.ErrorType())
 	if s.Response.Reason != event.EndLost {
@@ -151,17 +181,8 @@ func (c *Converter) appendAttributes(kv []attribute.KeyValue, s *event.Span, kep
 		if n := s.Response.ResponseBody; n > 0 || s.Response.Status != 0 && s.Response.Reason == event.EndComplete {
 			kv = append(kv, semconv.HTTPResponseBodySizeKey.Int64(int64(n)))
 		}
-	} else {
-		text(keyEnd, event.EndLost.String())
 	}
-	text(keyParentRule, s.Rule.String())
-	if s.Propagation != event.PropagationNone {
-		text(keyPropagation, s.Propagation.String())
-	}
-	if s.TargetTotal > len(s.Target) {
-		kv = append(kv, keyTruncated.Bool(true))
-	}
-	return withBaggage(kv, s.Baggage)
+	return kv
 }
 
 // withBaggage adds members under their own keys, as OpenTelemetry's baggage
@@ -197,6 +218,10 @@ func errorText(errType string) string {
 		return "connection closed before the response was complete"
 	case event.ErrorReset:
 		return "connection reset or timed out before the response was complete"
+	case event.ErrorCancelled:
+		return "cancelled before the response was complete"
+	case event.ErrorTimeout:
+		return "deadline passed before the response was complete"
 	}
 	return ""
 }

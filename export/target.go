@@ -12,13 +12,23 @@ import (
 // target is a request target taken apart (RFC 9112 §3.2), with the secrets
 // that the semantic conventions name already replaced.
 type target struct {
-	scheme string // of an absolute-form target, else "http"
-	path   string // "" for the authority form
-	query  string // without "?"
-	host   string // of an absolute or authority-form target
-	port   int    // 0: not given
-	user   bool   // the target carried credentials; they are not kept
-	asked  bool   // the target had a "?"
+	scheme   string // of an absolute-form target, else "http"
+	absolute bool   // the target has a scheme
+	path     string // "" for the authority form
+	query    string // without "?"
+	host     string // of an absolute or authority-form target
+	port     int    // 0: not given
+	user     bool   // the target carried credentials; they are not kept
+	asked    bool   // the target had a "?"
+}
+
+// targetOf is the target of a request. What it does not say of the scheme, TLS does.
+func targetOf(r *event.Request) target {
+	t := parseTarget(r.Method, r.Target)
+	if r.Protocol.Has(event.ProtocolTLS) && !t.absolute {
+		t.scheme = "https"
+	}
+	return t
 }
 
 // parseTarget never fails: what it cannot take apart is a path.
@@ -34,7 +44,7 @@ func parseTarget(method, raw string) target {
 		return t
 	case !strings.HasPrefix(raw, "/"):
 		if scheme, rest, ok := strings.Cut(raw, "://"); ok && isScheme(scheme) {
-			t.scheme = strings.ToLower(scheme)
+			t.scheme, t.absolute = strings.ToLower(scheme), true
 			end := strings.IndexAny(rest, "/?")
 			authority := rest
 			raw = ""

@@ -211,7 +211,10 @@ func callText(n *node) string {
 	if s.Role == event.RoleClient {
 		arrow = " → "
 	}
-	t := parseTarget(s.Method, s.Target)
+	if isRPC(s) {
+		return arrow + printable(rpcText(n))
+	}
+	t := targetOf(&s.Request)
 	what := t.pathAndQuery()
 	if s.TargetTotal > len(s.Target) {
 		what += "…"
@@ -231,13 +234,33 @@ func callText(n *node) string {
 	return arrow + printable(s.Method) + " " + printable(what)
 }
 
+// rpcText is callText for a remote procedure call: its system, and the method's
+// full name.
+func rpcText(n *node) string {
+	s := n.span
+	what := strings.TrimPrefix(s.Target, "/")
+	if s.TargetTotal > len(s.Target) {
+		what += "…"
+	}
+	if host, port := rpcServer(&s.Request, nil); s.Role == event.RoleClient && len(n.children) == 0 && host != "" {
+		if port != 0 {
+			host += ":" + strconv.Itoa(port)
+		}
+		what = host + "/" + what
+	}
+	return "grpc " + what
+}
+
 func statusText(s *event.Span) string {
 	code, how := "", ""
+	if status := s.Response.GRPC; isRPC(s) && status != event.GRPCNone {
+		return status.String()
+	}
 	if s.Response.Status != 0 {
 		code = strconv.Itoa(s.Response.Status)
 	}
 	switch s.Response.Reason {
-	case event.EndClosed, event.EndReset:
+	case event.EndClosed, event.EndReset, event.EndCancelled, event.EndTimeout:
 		how = s.Response.Reason.String()
 	case event.EndLost:
 		if code == "" {
@@ -270,6 +293,12 @@ func decided(s *event.Span) string {
 		why = "root: traceparent malformed or repeated"
 	case event.ParentUntrusted:
 		why = "root: context from a network that is not trusted"
+	case event.ParentContext:
+		why = "parent: by context, the call's context.Context"
+	case event.ParentGoroutine:
+		why = "parent: by goroutine, the one that serves it"
+	case event.ParentCreator:
+		why = "parent: by creator, the goroutine that started this one"
 	default:
 		why = "parent: decided by an unknown rule"
 	}

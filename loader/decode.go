@@ -67,13 +67,14 @@ type SocketRecord struct{ Cookie uint64 }
 type receiver interface {
 	Request(event.Request)
 	Carried(event.Carried)
+	Route(event.Route)
 	Response(event.Response)
 	process(ProcessRecord)
 	socket(SocketRecord)
 }
 
-// Decode turns one ring record into event.Request, event.Carried, event.Response,
-// ProcessRecord or SocketRecord. It returns an error wrapping ErrRecord for
+// Decode turns one ring record into event.Request, event.Carried, event.Route,
+// event.Response, ProcessRecord or SocketRecord. It returns an error wrapping ErrRecord for
 // anything else.
 func Decode(raw []byte, clock Clock) (any, error) {
 	var out single
@@ -88,6 +89,7 @@ type single struct{ record any }
 
 func (d *single) Request(r event.Request)   { d.record = r }
 func (d *single) Carried(r event.Carried)   { d.record = r }
+func (d *single) Route(r event.Route)       { d.record = r }
 func (d *single) Response(r event.Response) { d.record = r }
 func (d *single) process(r ProcessRecord)   { d.record = r }
 func (d *single) socket(r SocketRecord)     { d.record = r }
@@ -127,6 +129,13 @@ func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
 			return err
 		}
 		to.Carried(r)
+	case uint16(WeftWeftEventTypeWEFT_EVENT_ROUTE):
+		r, err := view[WeftWeftRoute](raw)
+		if err != nil {
+			return err
+		}
+		to.Route(event.Route{SpanID: r.SpanId,
+			Text: d.text(cut(r.Text[:], int(r.Len))), Cut: int(r.Len) > len(r.Text)})
 	case uint16(WeftWeftEventTypeWEFT_EVENT_RESPONSE):
 		r, err := view[WeftWeftResponse](raw)
 		if err != nil {
@@ -170,7 +179,7 @@ func (d *decoder) request(r *WeftWeftRequest, clock Clock) event.Request {
 		Rule:        event.ParentRule(r.ParentRule),
 		Propagation: event.Propagation(r.Propagation),
 		Link:        event.Link{TraceID: r.LinkTraceId, SpanID: r.LinkSpanId},
-		HTTPMinor:   r.HttpMinor,
+		Protocol:    event.Protocol(r.Http),
 		Method:      d.text(cut(r.Method[:], int(r.MethodLen))),
 		Target:      d.text(cut(r.Target[:], int(r.TargetLen))),
 		TargetTotal: int(r.TargetTotal),
@@ -188,6 +197,7 @@ func response(r *WeftWeftResponse, clock Clock) event.Response {
 		RequestBody:  r.RequestBody,
 		ResponseBody: r.ResponseBody,
 		Status:       int(r.Status),
+		GRPC:         event.GRPCStatus(r.Rpc),
 		Reason:       event.End(r.End),
 	}
 }

@@ -34,7 +34,7 @@ func requestRecord() []byte {
 		RemoteAddr: netip.MustParseAddr("2001:db8::1").As16(),
 		LocalPort:  8080, RemotePort: 443,
 		Role: uint8(event.RoleClient), TraceFlags: 3, ParentRule: uint8(event.ParentThread),
-		Propagation: uint8(event.PropagationInjected), HttpMinor: 1,
+		Propagation: uint8(event.PropagationInjected), Http: uint8(event.ProtocolHTTP2 | event.ProtocolTLS),
 		MethodLen: 3, TargetLen: 2, TargetTotal: 900, HostLen: 4,
 	}
 	copy(r.Method[:], "GET")
@@ -57,9 +57,17 @@ func carriedRecord(tracestate, baggage string, lie func(*WeftWeftCarried)) []byt
 	return append(bytesOf(&r)[:size], tracestate+baggage...)
 }
 
+// routeRecord is the record of a route, cut as the kernel cuts it.
+func routeRecord(route string) []byte {
+	r := WeftWeftRoute{SpanId: [8]uint8{3: 4}, Len: uint16(len(route))}
+	copy(r.Text[:], route)
+	r.Head = headOf(WeftWeftEventTypeWEFT_EVENT_ROUTE, unsafe.Sizeof(r))
+	return bytesOf(&r)
+}
+
 func responseRecord() []byte {
 	r := WeftWeftResponse{EndNs: 3000, RequestBody: 1, ResponseBody: 2, SpanId: [8]uint8{3: 4},
-		Status: 503, Role: uint8(event.RoleServer), End: uint8(event.EndReset)}
+		Status: 503, Role: uint8(event.RoleServer), End: uint8(event.EndReset), Rpc: uint8(event.GRPCUnavailable)}
 	r.Head = headOf(WeftWeftEventTypeWEFT_EVENT_RESPONSE, unsafe.Sizeof(r))
 	return bytesOf(&r)
 }
@@ -87,8 +95,8 @@ func TestDecode(t *testing.T) {
 			TraceID: event.TraceID{1: 2}, SpanID: event.SpanID{3: 4}, ParentID: event.SpanID{5: 6},
 			Local: netip.MustParseAddrPort("10.0.0.1:8080"), Remote: netip.MustParseAddrPort("[2001:db8::1]:443"),
 			Role: event.RoleClient, Flags: 3, Rule: event.ParentThread, Propagation: event.PropagationInjected,
-			Link:      event.Link{TraceID: event.TraceID{7: 8}, SpanID: event.SpanID{1: 9}},
-			HTTPMinor: 1, Method: "GET", Target: "/a", TargetTotal: 900, Host: "shop",
+			Link:     event.Link{TraceID: event.TraceID{7: 8}, SpanID: event.SpanID{1: 9}},
+			Protocol: event.ProtocolHTTP2 | event.ProtocolTLS, Method: "GET", Target: "/a", TargetTotal: 900, Host: "shop",
 		}},
 		"carried": {carriedRecord("a=1,b=2", "user=7", nil), event.Carried{SpanID: event.SpanID{3: 4}, Role: event.RoleServer,
 			TraceState: "a=1,b=2", Baggage: "user=7"}},
@@ -99,9 +107,14 @@ func TestDecode(t *testing.T) {
 			Role: event.RoleServer, TraceState: strings.Repeat("t", 2048), Baggage: strings.Repeat("b", 8192)}},
 		"carried, padded by the ring": {append(carriedRecord("a=1", "", nil), 0, 0, 0, 0, 0), event.Carried{SpanID: event.SpanID{3: 4},
 			Role: event.RoleServer, TraceState: "a=1"}},
+		"route": {routeRecord("GET /items/{id}"), event.Route{SpanID: event.SpanID{3: 4}, Text: "GET /items/{id}"}},
+		"route, longest": {routeRecord(strings.Repeat("r", 128)), event.Route{SpanID: event.SpanID{3: 4},
+			Text: strings.Repeat("r", 128)}},
+		"route, cut": {routeRecord(strings.Repeat("r", 129)), event.Route{SpanID: event.SpanID{3: 4},
+			Text: strings.Repeat("r", 128), Cut: true}},
 		// No first byte came: the zero time, not one in 1970.
 		"response": {responseRecord(), event.Response{SpanID: event.SpanID{3: 4}, Role: event.RoleServer,
-			End: time.Unix(1, 3000), Clock: time.Second, RequestBody: 1, ResponseBody: 2, Status: 503, Reason: event.EndReset}},
+			End: time.Unix(1, 3000), Clock: time.Second, RequestBody: 1, ResponseBody: 2, Status: 503, Reason: event.EndReset, GRPC: event.GRPCUnavailable}},
 		"process": {processRecord(ProcessListen), ProcessRecord{PID: 41, ParentPID: 40, PIDStart: 99, Op: ProcessListen, Port: 8080}},
 		"socket":  {socketRecord(), SocketRecord{Cookie: 77}},
 		// The ring rounds up to eight bytes; what follows a record is not it.
@@ -150,8 +163,9 @@ func TestDecodeMalformed(t *testing.T) {
 		"older version":           {patched(requestRecord(), version(1)), "version 1, want 2"},
 		"newer version":           {patched(requestRecord(), version(3)), "version 3, want 2"},
 		"type never used":         {patched(socketRecord(), kind(0)), "type 0"},
-		"type of the future":      {patched(socketRecord(), kind(6)), "type 6"},
+		"type of the future":      {patched(socketRecord(), kind(7)), "type 7"},
 		"a socket named request":  {patched(socketRecord(), kind(1)), "24 bytes, want 552"},
+		"a socket named route":    {patched(socketRecord(), kind(6)), "24 bytes, want 160"},
 		"a socket named process":  {patched(socketRecord(), kind(3)), "24 bytes, want 40"},
 		"zeroes, as never filled": {make([]byte, 552), "version 0, want 2"},
 
@@ -212,9 +226,10 @@ func TestDecodeKeepsNothing(t *testing.T) {
 // A record costs no allocation once its texts are known.
 func TestDecodeAllocations(t *testing.T) {
 	d, request, answer := newDecoder(), requestRecord(), responseRecord()
+	route := routeRecord("/items/{id}")
 	to := receiver(replayed{nowhere{}})
 	if n := testing.AllocsPerRun(100, func() {
-		if err := errors.Join(d.decode(request, Clock{}, to), d.decode(answer, Clock{}, to)); err != nil {
+		if err := errors.Join(d.decode(request, Clock{}, to), d.decode(route, Clock{}, to), d.decode(answer, Clock{}, to)); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -230,6 +245,7 @@ func (nowhere) ProcessExit(uint32, uint64) {}
 func (nowhere) Request(event.Request)      {}
 func (nowhere) Response(event.Response)    {}
 func (nowhere) Carried(event.Carried)      {}
+func (nowhere) Route(event.Route)          {}
 func (nowhere) Tick(time.Time)             {}
 
 func TestNextWait(t *testing.T) {
@@ -275,6 +291,7 @@ func TestDecodeLengthsWithinRecord(t *testing.T) {
 // the length the record claims.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range [][]byte{nil, requestRecord(), responseRecord(), processRecord(ProcessExec), socketRecord(),
+		routeRecord("GET /items/{id}"), routeRecord(strings.Repeat("r", 300)),
 		carriedRecord("a=1,b=2", "user=7", nil), carriedRecord("", "", nil),
 		carriedRecord("a=1", "user=7", func(r *WeftWeftCarried) { r.TracestateLen = 9 }),
 		requestRecord()[:100], append(responseRecord(), 0xff)} {
@@ -297,6 +314,10 @@ func FuzzDecode(f *testing.F) {
 			}
 		case event.Carried:
 			if uint64(length) != 32+uint64(len(r.TraceState))+uint64(len(r.Baggage)) {
+				t.Fatalf("%d bytes became %+v", length, r)
+			}
+		case event.Route:
+			if len(r.Text) > 128 || length < 160 {
 				t.Fatalf("%d bytes became %+v", length, r)
 			}
 		case event.Response:

@@ -57,6 +57,7 @@ func (h *told) Process(p *event.Process) { h.processes = append(h.processes, p) 
 func (*told) ProcessExit(uint32, uint64) {}
 func (*told) Request(event.Request)      {}
 func (*told) Carried(event.Carried)      {}
+func (*told) Route(event.Route)          {}
 func (*told) Response(event.Response)    {}
 func (*told) Tick(time.Time)             {}
 

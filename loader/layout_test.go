@@ -48,6 +48,7 @@ func TestMirrorLayouts(t *testing.T) {
 		"weft_event_head":    WeftWeftEventHead{},
 		"weft_request":       WeftWeftRequest{},
 		"weft_carried":       WeftWeftCarried{},
+		"weft_route":         WeftWeftRoute{},
 		"weft_response":      WeftWeftResponse{},
 		"weft_process":       WeftWeftProcess{},
 		"weft_socket":        WeftWeftSocket{},
@@ -241,6 +242,28 @@ func TestEnumsMatch(t *testing.T) {
 	}
 }
 
+// TestProtocolBitsMatch holds the bits of event.Protocol to enum weft_http.
+func TestProtocolBitsMatch(t *testing.T) {
+	bits := map[string]event.Protocol{
+		"WEFT_HTTP_MINOR": event.ProtocolMinor, "WEFT_HTTP_2": event.ProtocolHTTP2,
+		"WEFT_HTTP_TLS": event.ProtocolTLS, "WEFT_HTTP_GRPC": event.ProtocolGRPC,
+	}
+	for object, spec := range objects(t) {
+		var c *btf.Enum
+		if err := spec.TypeByName("weft_http", &c); err != nil {
+			t.Fatalf("%s: %v: refer to it in bpf/weft.bpf.c", object, err)
+		}
+		if len(c.Values) != len(bits) {
+			t.Errorf("%s: %d values, want %d", object, len(c.Values), len(bits))
+		}
+		for _, v := range c.Values {
+			if got, ok := bits[v.Name]; !ok || uint64(got) != v.Value {
+				t.Errorf("%s: %s is %d, and %d in Go", object, v.Name, v.Value, got)
+			}
+		}
+	}
+}
+
 // TestABIVersion holds abiVersion to the header, the only place where C has it.
 func TestABIVersion(t *testing.T) {
 	header, err := os.ReadFile("../bpf/abi/event.h")
@@ -259,7 +282,7 @@ func TestABIVersion(t *testing.T) {
 // TestHeadComesFirst: Decode reads the head of every record before it knows
 // which record it is.
 func TestHeadComesFirst(t *testing.T) {
-	for _, record := range []any{WeftWeftRequest{}, WeftWeftCarried{}, WeftWeftResponse{}, WeftWeftProcess{}, WeftWeftSocket{}} {
+	for _, record := range []any{WeftWeftRequest{}, WeftWeftCarried{}, WeftWeftRoute{}, WeftWeftResponse{}, WeftWeftProcess{}, WeftWeftSocket{}} {
 		f, ok := reflect.TypeOf(record).FieldByName("Head")
 		if !ok || f.Offset != 0 || f.Type != reflect.TypeFor[WeftWeftEventHead]() {
 			t.Errorf("%T does not begin with the event head", record)

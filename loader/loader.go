@@ -417,6 +417,7 @@ type live Loader
 
 func (l *live) Request(r event.Request)   { l.handler.Request(r) }
 func (l *live) Carried(r event.Carried)   { l.handler.Carried(r) }
+func (l *live) Route(r event.Route)       { l.handler.Route(r) }
 func (l *live) Response(r event.Response) { l.handler.Response(r) }
 func (l *live) process(r ProcessRecord)   { l.finder.process(l.handler, r) }
 

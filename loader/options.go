@@ -46,6 +46,7 @@ type Handler interface {
 	ProcessExit(pid uint32, start uint64)
 	Request(event.Request)
 	Carried(event.Carried) // behind the Request it belongs to
+	Route(event.Route)     // between Request and Response
 	Response(event.Response)
 	Tick(time.Time)
 }

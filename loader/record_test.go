@@ -30,6 +30,7 @@ func (l *log) ProcessExit(pid uint32, s uint64) { l.calls = append(l.calls, exit
 func (l *log) Request(r event.Request)          { l.calls = append(l.calls, r) }
 func (l *log) Response(r event.Response)        { l.calls = append(l.calls, r) }
 func (l *log) Carried(r event.Carried)          { l.calls = append(l.calls, r) }
+func (l *log) Route(r event.Route)              { l.calls = append(l.calls, r) }
 func (l *log) Tick(t time.Time)                 { l.calls = append(l.calls, ticked{t}) }
 
 // at is a record with another time of writing.

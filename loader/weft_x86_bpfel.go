@@ -397,25 +397,28 @@ const (
 	WeftWeftCounterWEFT_COUNT_PARENT_THREAD        WeftWeftCounter = 39
 	WeftWeftCounterWEFT_COUNT_PARENT_SOLE          WeftWeftCounter = 40
 	WeftWeftCounterWEFT_COUNT_PARENT_ADOPTED       WeftWeftCounter = 41
-	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 42
-	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 43
-	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 44
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 45
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 46
-	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 47
-	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 48
-	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 49
-	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 50
-	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 51
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 52
-	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 53
-	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 54
-	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 55
-	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 56
-	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 57
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 58
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 59
-	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 60
+	WeftWeftCounterWEFT_COUNT_PARENT_CONTEXT       WeftWeftCounter = 42
+	WeftWeftCounterWEFT_COUNT_PARENT_GOROUTINE     WeftWeftCounter = 43
+	WeftWeftCounterWEFT_COUNT_PARENT_CREATOR       WeftWeftCounter = 44
+	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 45
+	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 46
+	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 47
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 48
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 49
+	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 50
+	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 51
+	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 52
+	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 53
+	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 54
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 55
+	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 56
+	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 57
+	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 58
+	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 59
+	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 60
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 61
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 62
+	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 63
 )
 
 type WeftWeftEdge struct {
@@ -440,11 +443,13 @@ type WeftWeftEgress struct {
 type WeftWeftEnd uint32
 
 const (
-	WeftWeftEndWEFT_END_COMPLETE WeftWeftEnd = 0
-	WeftWeftEndWEFT_END_CLOSED   WeftWeftEnd = 1
-	WeftWeftEndWEFT_END_UPGRADED WeftWeftEnd = 2
-	WeftWeftEndWEFT_END_LOST     WeftWeftEnd = 3
-	WeftWeftEndWEFT_END_RESET    WeftWeftEnd = 4
+	WeftWeftEndWEFT_END_COMPLETE  WeftWeftEnd = 0
+	WeftWeftEndWEFT_END_CLOSED    WeftWeftEnd = 1
+	WeftWeftEndWEFT_END_UPGRADED  WeftWeftEnd = 2
+	WeftWeftEndWEFT_END_LOST      WeftWeftEnd = 3
+	WeftWeftEndWEFT_END_RESET     WeftWeftEnd = 4
+	WeftWeftEndWEFT_END_CANCELLED WeftWeftEnd = 5
+	WeftWeftEndWEFT_END_TIMEOUT   WeftWeftEnd = 6
 )
 
 type WeftWeftEventHead struct {
@@ -463,6 +468,7 @@ const (
 	WeftWeftEventTypeWEFT_EVENT_PROCESS  WeftWeftEventType = 3
 	WeftWeftEventTypeWEFT_EVENT_SOCKET   WeftWeftEventType = 4
 	WeftWeftEventTypeWEFT_EVENT_CARRIED  WeftWeftEventType = 5
+	WeftWeftEventTypeWEFT_EVENT_ROUTE    WeftWeftEventType = 6
 )
 
 type WeftWeftHeader uint32
@@ -527,7 +533,7 @@ type WeftWeftRequest struct {
 	TraceFlags     uint8
 	ParentRule     uint8
 	Propagation    uint8
-	HttpMinor      uint8
+	Http           uint8
 	MethodLen      uint8
 	TargetLen      uint16
 	TargetTotal    uint16
@@ -548,7 +554,17 @@ type WeftWeftResponse struct {
 	Status       uint16
 	Role         uint8
 	End          uint8
-	Pad          [4]uint8
+	Rpc          uint8
+	Pad          [3]uint8
+}
+
+type WeftWeftRoute struct {
+	_      structs.HostLayout
+	Head   WeftWeftEventHead
+	SpanId [8]uint8
+	Len    uint16
+	Pad    [6]uint8
+	Text   [128]uint8
 }
 
 type WeftWeftSamplingRule struct {
@@ -652,6 +668,7 @@ const (
 	WeftVarBtfEventType         = "btf_event_type"
 	WeftVarBtfHead              = "btf_head"
 	WeftVarBtfHeader            = "btf_header"
+	WeftVarBtfHttp              = "btf_http"
 	WeftVarBtfKeys              = "btf_keys"
 	WeftVarBtfNetwork           = "btf_network"
 	WeftVarBtfParentRule        = "btf_parent_rule"
@@ -661,6 +678,7 @@ const (
 	WeftVarBtfRequest           = "btf_request"
 	WeftVarBtfResponse          = "btf_response"
 	WeftVarBtfRole              = "btf_role"
+	WeftVarBtfRoute             = "btf_route"
 	WeftVarBtfSamplingRule      = "btf_sampling_rule"
 	WeftVarBtfSocket            = "btf_socket"
 	WeftVarBtfTargetFlag        = "btf_target_flag"
@@ -790,6 +808,7 @@ type WeftVariableSpecs struct {
 	BtfEventType       *ebpf.VariableSpec `ebpf:"btf_event_type"`
 	BtfHead            *ebpf.VariableSpec `ebpf:"btf_head"`
 	BtfHeader          *ebpf.VariableSpec `ebpf:"btf_header"`
+	BtfHttp            *ebpf.VariableSpec `ebpf:"btf_http"`
 	BtfKeys            *ebpf.VariableSpec `ebpf:"btf_keys"`
 	BtfNetwork         *ebpf.VariableSpec `ebpf:"btf_network"`
 	BtfParentRule      *ebpf.VariableSpec `ebpf:"btf_parent_rule"`
@@ -799,6 +818,7 @@ type WeftVariableSpecs struct {
 	BtfRequest         *ebpf.VariableSpec `ebpf:"btf_request"`
 	BtfResponse        *ebpf.VariableSpec `ebpf:"btf_response"`
 	BtfRole            *ebpf.VariableSpec `ebpf:"btf_role"`
+	BtfRoute           *ebpf.VariableSpec `ebpf:"btf_route"`
 	BtfSamplingRule    *ebpf.VariableSpec `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.VariableSpec `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.VariableSpec `ebpf:"btf_target_flag"`
@@ -900,6 +920,7 @@ type WeftVariables struct {
 	BtfEventType       *ebpf.Variable `ebpf:"btf_event_type"`
 	BtfHead            *ebpf.Variable `ebpf:"btf_head"`
 	BtfHeader          *ebpf.Variable `ebpf:"btf_header"`
+	BtfHttp            *ebpf.Variable `ebpf:"btf_http"`
 	BtfKeys            *ebpf.Variable `ebpf:"btf_keys"`
 	BtfNetwork         *ebpf.Variable `ebpf:"btf_network"`
 	BtfParentRule      *ebpf.Variable `ebpf:"btf_parent_rule"`
@@ -909,6 +930,7 @@ type WeftVariables struct {
 	BtfRequest         *ebpf.Variable `ebpf:"btf_request"`
 	BtfResponse        *ebpf.Variable `ebpf:"btf_response"`
 	BtfRole            *ebpf.Variable `ebpf:"btf_role"`
+	BtfRoute           *ebpf.Variable `ebpf:"btf_route"`
 	BtfSamplingRule    *ebpf.Variable `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.Variable `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.Variable `ebpf:"btf_target_flag"`

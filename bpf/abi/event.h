@@ -12,6 +12,7 @@
 #define WEFT_TARGET_MAX 256
 #define WEFT_HOST_MAX 128
 #define WEFT_METHOD_MAX 16
+#define WEFT_ROUTE_MAX 128
 
 enum weft_event_type {
 	WEFT_EVENT_REQUEST = 1,	 /* struct weft_request: a header block is complete */
@@ -19,6 +20,7 @@ enum weft_event_type {
 	WEFT_EVENT_PROCESS = 3,	 /* struct weft_process: exec, exit, listen */
 	WEFT_EVENT_SOCKET = 4,	 /* struct weft_socket: take this socket out of the sockhash */
 	WEFT_EVENT_CARRIED = 5,	 /* struct weft_carried, behind the request it belongs to */
+	WEFT_EVENT_ROUTE = 6,	 /* struct weft_route, between request and response */
 };
 
 /* Which end of the connection the traced process is. */
@@ -38,6 +40,9 @@ enum weft_parent_rule {
 	WEFT_PARENT_AMBIGUOUS = 5, /* root: several candidates in flight on this thread */
 	WEFT_PARENT_INVALID = 6,   /* root: inbound traceparent malformed or repeated */
 	WEFT_PARENT_UNTRUSTED = 7, /* root: inbound context from a network not trusted */
+	WEFT_PARENT_CONTEXT = 8,   /* client: the context.Context of the call leads to it */
+	WEFT_PARENT_GOROUTINE = 9, /* client: the request this goroutine serves */
+	WEFT_PARENT_CREATOR = 10,  /* client: this goroutine was created by one that serves it */
 };
 
 /* What became of the outgoing header. */
@@ -51,11 +56,21 @@ enum weft_propagation {
 };
 
 enum weft_end {
-	WEFT_END_COMPLETE = 0, /* last byte of the response passed */
-	WEFT_END_CLOSED = 1,   /* connection closed before the response was complete */
-	WEFT_END_UPGRADED = 2, /* 101 or CONNECT: the connection is no longer HTTP */
-	WEFT_END_LOST = 3,     /* bytes passed unseen; the end is not known exactly */
-	WEFT_END_RESET = 4,    /* connection reset or timed out mid-exchange */
+	WEFT_END_COMPLETE = 0,	/* last byte of the response passed */
+	WEFT_END_CLOSED = 1,	/* connection closed before the response was complete */
+	WEFT_END_UPGRADED = 2,	/* 101 or CONNECT: the connection is no longer HTTP */
+	WEFT_END_LOST = 3,	/* bytes passed unseen; the end is not known exactly */
+	WEFT_END_RESET = 4,	/* connection reset or timed out mid-exchange */
+	WEFT_END_CANCELLED = 5, /* given up by whoever asked; the connection may live on */
+	WEFT_END_TIMEOUT = 6,	/* given up because its deadline passed */
+};
+
+/* What an exchange is made of. Without WEFT_HTTP_2 it is HTTP/1. */
+enum weft_http {
+	WEFT_HTTP_MINOR = 1, /* HTTP/1.1, else 1.0 */
+	WEFT_HTTP_2 = 2,
+	WEFT_HTTP_TLS = 4,   /* inside TLS */
+	WEFT_HTTP_GRPC = 8,  /* a gRPC call: its method is the request target */
 };
 
 enum weft_process_op {
@@ -92,7 +107,7 @@ struct weft_request {
 	__u8 trace_flags;     /* as on the wire */
 	__u8 parent_rule;     /* enum weft_parent_rule */
 	__u8 propagation;     /* enum weft_propagation */
-	__u8 http_minor;      /* 0 or 1 */
+	__u8 http;	      /* bits of enum weft_http */
 	__u8 method_len;
 	__u16 target_len;     /* bytes held in target; target_total tells what was cut */
 	__u16 target_total;   /* length on the wire, saturating */
@@ -123,7 +138,17 @@ struct weft_response {
 	__u16 status; /* 0: none came */
 	__u8 role;
 	__u8 end;     /* enum weft_end */
-	__u8 pad[4];
+	__u8 rpc;     /* 1 + status code of a gRPC call; 0: none came, or no such call */
+	__u8 pad[3];
+};
+
+/* Which of the program's own routes a server's request took. */
+struct weft_route {
+	struct weft_event_head head;
+	__u8 span_id[8];
+	__u16 len;		   /* of the route, saturating; above WEFT_ROUTE_MAX it was cut */
+	__u8 pad[6];
+	__u8 text[WEFT_ROUTE_MAX]; /* as the program's router has it */
 };
 
 struct weft_process {
@@ -145,5 +170,6 @@ _Static_assert(sizeof(struct weft_event_head) == 16, "event head");
 _Static_assert(sizeof(struct weft_request) == 552, "request record");
 _Static_assert(sizeof(struct weft_carried) == 32, "carried record");
 _Static_assert(sizeof(struct weft_response) == 64, "response record");
+_Static_assert(sizeof(struct weft_route) == 160, "route record");
 _Static_assert(sizeof(struct weft_process) == 40, "process record");
 _Static_assert(sizeof(struct weft_socket) == 24, "socket record");

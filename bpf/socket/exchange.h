@@ -44,6 +44,7 @@ __attribute__((noinline)) int weft_finish(u64 sk, u64 response_body, u32 end)
 	e->status = p->status;
 	e->role = c->role;
 	e->end = end;
+	e->rpc = 0;
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	event_submit(e);
 	return 0;
@@ -311,7 +312,7 @@ __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation
 	e->trace_flags = o->flags;
 	e->parent_rule = o->rule;
 	e->propagation = propagation;
-	e->http_minor = h->http_minor;
+	e->http = h->http_minor;
 	e->method_len = h->method_len;
 	e->target_len = h->target_len;
 	e->target_total = h->target_total;

@@ -7,14 +7,23 @@ import (
 
 // Values of ErrorType besides status codes.
 const (
-	ErrorClosed = "connection_closed"
-	ErrorReset  = "connection_reset"
+	ErrorClosed    = "connection_closed"
+	ErrorReset     = "connection_reset"
+	ErrorCancelled = "cancelled"
+	ErrorTimeout   = "timeout"
 )
 
-// ErrorType is error.type of the HTTP semantic conventions, "" for success: the
-// status code where it names the failure (5xx; for clients 4xx too), else how
-// the exchange broke off.
+// ErrorType is error.type of the semantic conventions, "" for success: the status
+// code where it names the failure, else how the exchange broke off. For HTTP a
+// status from 500 on is a failure, for its clients from 400 on; for an RPC, whose
+// own status is what counts, see GRPCStatus.
 func (s *Span) ErrorType() string {
+	if status := s.Response.GRPC; s.Protocol.Has(ProtocolGRPC) && status != GRPCNone {
+		if status.failed(s.Role) {
+			return status.String()
+		}
+		return ""
+	}
 	limit := http.StatusInternalServerError
 	if s.Role == RoleClient {
 		limit = http.StatusBadRequest
@@ -27,10 +36,20 @@ func (s *Span) ErrorType() string {
 		return ErrorClosed
 	case EndReset:
 		return ErrorReset
+	case EndCancelled:
+		return ErrorCancelled
+	case EndTimeout:
+		return ErrorTimeout
 	}
 	return ""
 }
 
 // Local says that the parent is a request this agent is watching, so its span
-// will come. A parent read from a header may be anywhere.
-func (r ParentRule) Local() bool { return r == ParentThread || r == ParentSole }
+// will come, or has. A parent read from a header may be anywhere.
+func (r ParentRule) Local() bool {
+	switch r {
+	case ParentThread, ParentSole, ParentContext, ParentGoroutine, ParentCreator:
+		return true
+	}
+	return false
+}

@@ -36,6 +36,9 @@ const (
 	ParentAmbiguous                   // root: several candidates in flight on this thread
 	ParentInvalid                     // root: inbound traceparent malformed or repeated
 	ParentUntrusted                   // root: inbound context from a network that is not trusted; see Request.Link
+	ParentContext                     // client: the context.Context of the call leads to the request
+	ParentGoroutine                   // client: the request that this goroutine serves
+	ParentCreator                     // client: this goroutine was created by one that serves the request
 )
 
 // Propagation says what became of the outgoing header.
@@ -56,12 +59,39 @@ type End uint8
 
 // Ends; the values are those of enum weft_end.
 const (
-	EndComplete End = iota // last byte of the response passed
-	EndClosed              // connection closed before the response was complete
-	EndUpgraded            // 101 or CONNECT: no longer HTTP
-	EndLost                // bytes passed unseen; the end is not exact
-	EndReset               // connection reset or timed out mid-exchange
+	EndComplete  End = iota // last byte of the response passed
+	EndClosed               // connection closed before the response was complete
+	EndUpgraded             // 101 or CONNECT: no longer HTTP
+	EndLost                 // bytes passed unseen; the end is not exact
+	EndReset                // connection reset or timed out mid-exchange
+	EndCancelled            // given up by whoever asked; the connection may live on
+	EndTimeout              // given up because its deadline passed
 )
+
+// Protocol says what an exchange is made of. Without ProtocolHTTP2 it is HTTP/1.
+type Protocol uint8
+
+// Bits of a Protocol; the values are those of enum weft_http.
+const (
+	ProtocolMinor Protocol = 1 << iota // HTTP/1.1, else 1.0
+	ProtocolHTTP2
+	ProtocolTLS  // inside TLS
+	ProtocolGRPC // a gRPC call: its method is the request's target
+)
+
+// Has says whether all bits of what are set.
+func (p Protocol) Has(what Protocol) bool { return p&what == what }
+
+// Version is the version of HTTP, as network.protocol.version has it.
+func (p Protocol) Version() string {
+	switch {
+	case p.Has(ProtocolHTTP2):
+		return "2"
+	case p.Has(ProtocolMinor):
+		return "1.1"
+	}
+	return "1.0"
+}
 
 // Request is the first half of an exchange: its header block is complete.
 type Request struct {
@@ -86,7 +116,7 @@ type Request struct {
 	Baggage     []Member
 	Rule        ParentRule
 	Propagation Propagation
-	HTTPMinor   uint8
+	Protocol    Protocol
 	Method      string
 	Target      string // request target, cut at 256 bytes
 	TargetTotal int    // its length on the wire
@@ -112,6 +142,14 @@ type Carried struct {
 	Baggage    string // members chosen to become attributes, as on the wire
 }
 
+// Route is the route of the program's own router that a server's request took.
+// It comes between Request and Response of its span.
+type Route struct {
+	SpanID SpanID
+	Text   string // as the router has it: GET /items/{id}, or example.org/items/{id}
+	Cut    bool   // Text misses its end
+}
+
 // Response is the second half: the exchange has ended.
 type Response struct {
 	SpanID       SpanID
@@ -121,7 +159,8 @@ type Response struct {
 	Clock        time.Duration // wall clock minus monotonic clock, of FirstByte and End
 	RequestBody  uint64        // bytes, chunk framing excluded
 	ResponseBody uint64
-	Status       int // 0: none came
+	Status       int        // 0: none came
+	GRPC         GRPCStatus // of a gRPC call
 	Reason       End
 }
 
@@ -143,5 +182,6 @@ type Process struct {
 type Span struct {
 	Request
 	Response Response
+	Route    string   // as Route.Text; "": not known
 	Process  *Process // nil: not known
 }

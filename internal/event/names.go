@@ -13,6 +13,9 @@ var parentRuleNames = [...]string{
 	ParentAmbiguous: "ambiguous",
 	ParentInvalid:   "invalid",
 	ParentUntrusted: "untrusted",
+	ParentContext:   "context",
+	ParentGoroutine: "goroutine",
+	ParentCreator:   "creator",
 }
 
 var propagationNames = [...]string{
@@ -30,6 +33,9 @@ var endNames = [...]string{
 	EndUpgraded: "upgraded",
 	EndLost:     "lost",
 	EndReset:    "reset",
+
+	EndCancelled: "cancelled",
+	EndTimeout:   "timeout",
 }
 
 var roleNames = [...]string{

@@ -23,6 +23,7 @@ type line struct {
 	Exit     *exit          `json:"exit"`
 	Request  *request       `json:"request"`
 	Carried  *carried       `json:"carried"`
+	Route    *route         `json:"route"`
 	Response *response      `json:"response"`
 	Tick     *float64       `json:"tick"`
 }
@@ -43,7 +44,8 @@ type request struct {
 	Local, Remote           netip.AddrPort
 	Role, Rule, Propagation string
 	Flags                   uint8
-	Minor                   uint8
+	Minor                   uint8 // of HTTP/1
+	HTTP2, TLS, GRPC        bool
 	Method, Target, Host    string
 	TargetTotal             int // 0: as long as Target
 	Link                    *link
@@ -56,12 +58,18 @@ type link struct {
 
 type carried struct{ Span, Role, TraceState, Baggage string }
 
+type route struct {
+	Span, Text string
+	Cut        bool
+}
+
 type response struct {
 	Span, Role                string
 	FirstByte                 *float64
 	End                       float64
 	RequestBody, ResponseBody uint64
 	Status                    int
+	GRPC                      *uint8 // status code; null: none came
 	Reason                    string
 }
 
@@ -112,6 +120,12 @@ func feed(c *correlate.Correlator, text []byte) error {
 			return err
 		}
 		c.Carried(e)
+	case l.Route != nil:
+		e, err := l.Route.event()
+		if err != nil {
+			return err
+		}
+		c.Route(e)
 	case l.Response != nil:
 		r, err := l.Response.event()
 		if err != nil {
@@ -121,15 +135,23 @@ func feed(c *correlate.Correlator, text []byte) error {
 	case l.Tick != nil:
 		c.Tick(at(*l.Tick))
 	default:
-		return fmt.Errorf("decode event: none of process, exit, request, carried, response, tick")
+		return fmt.Errorf("decode event: none of process, exit, request, carried, route, response, tick")
 	}
 	return nil
 }
 
 func (r *request) event() (event.Request, error) {
+	protocol := event.Protocol(r.Minor)
+	for bit, set := range map[event.Protocol]bool{
+		event.ProtocolHTTP2: r.HTTP2, event.ProtocolTLS: r.TLS, event.ProtocolGRPC: r.GRPC,
+	} {
+		if set {
+			protocol |= bit
+		}
+	}
 	out := event.Request{
 		Start: at(r.Start), PID: r.PID, TID: r.TID, PIDStart: r.PIDStart,
-		Local: r.Local, Remote: r.Remote, Flags: r.Flags, HTTPMinor: r.Minor,
+		Local: r.Local, Remote: r.Remote, Flags: r.Flags, Protocol: protocol,
 		Method: r.Method, Target: r.Target, TargetTotal: r.TargetTotal, Host: r.Host,
 	}
 	if out.TargetTotal == 0 {
@@ -160,9 +182,17 @@ func (c *carried) event() (event.Carried, error) {
 	return out, firstError(id("span", out.SpanID[:], c.Span), named("role", &out.Role, c.Role))
 }
 
+func (r *route) event() (event.Route, error) {
+	out := event.Route{Text: r.Text, Cut: r.Cut}
+	return out, id("span", out.SpanID[:], r.Span)
+}
+
 func (r *response) event() (event.Response, error) {
 	out := event.Response{
 		End: at(r.End), RequestBody: r.RequestBody, ResponseBody: r.ResponseBody, Status: r.Status,
+	}
+	if r.GRPC != nil {
+		out.GRPC = 1 + event.GRPCStatus(*r.GRPC)
 	}
 	if r.FirstByte != nil {
 		out.FirstByte = at(*r.FirstByte)

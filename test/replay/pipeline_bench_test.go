@@ -164,7 +164,7 @@ func hops(requests int) (recording []byte, end func(requests int) int) {
 		request := loader.WeftWeftRequest{
 			StartNs: now, Socket: uint64(port), ProcessStartNs: 1, Tgid: 100, Tid: 101,
 			LocalAddr: client, RemoteAddr: server, LocalPort: port, RemotePort: 8080,
-			Role: uint8(event.RoleClient), TraceFlags: 1, Propagation: uint8(event.PropagationInjected), HttpMinor: 1,
+			Role: uint8(event.RoleClient), TraceFlags: 1, Propagation: uint8(event.PropagationInjected), Http: uint8(event.ProtocolMinor),
 		}
 		binary.BigEndian.PutUint64(request.TraceId[8:], uint64(n+1))
 		binary.BigEndian.PutUint64(request.SpanId[:], uint64(2*n+1))
