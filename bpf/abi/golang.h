@@ -107,18 +107,27 @@ enum weft_go_field {
 
 #define WEFT_GO_UNKNOWN 0xffff
 
-/* Bits of struct weft_go_layout.flags. */
+/* Bits of struct weft_go_layout.flags. GOROUTINES with G_REGISTER: tls_g is not used. */
 enum weft_go_flag {
 	WEFT_GO_GOROUTINES = 1, /* goid and thread-local g are known: exec keys are goroutines */
 	WEFT_GO_WRITES = 2,	/* offsets are of a version known whole: memory may be written */
+	/* arm64 without cgo: g is in x28 of the user's registers, and nowhere in TLS */
+	WEFT_GO_G_REGISTER = 4,
 };
 
 /* One per binary, shared by its processes. */
 struct weft_go_layout {
 	__u64 goidgen; /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
 	__u64 allp;    /* address of runtime.allp, a slice of *p; likewise */
-	__s32 tls_g;   /* of the thread pointer: where g is kept */
-	__u32 flags;   /* enum weft_go_flag */
+	/*
+	 * One bit per site: the probe sits on the jump of the stack check, the first
+	 * emulated instruction there is (Go up to 1.20, and arm64). Where that jump will
+	 * be taken, the stack grows and the function starts over: then the hit does not
+	 * count. Taken on x86: CF or ZF of the flags; on arm64: C clear or Z set.
+	 */
+	__u64 guarded;
+	__s32 tls_g; /* of the thread pointer: where g is kept */
+	__u32 flags; /* enum weft_go_flag */
 	__u16 offset[WEFT_GO_FIELDS];
 };
 
@@ -163,4 +172,4 @@ enum weft_go_site {
 
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_GRPC_FRAME_ARG < WEFT_GO_FIELDS, "too many fields");
-_Static_assert(sizeof(struct weft_go_layout) == 24 + 2 * WEFT_GO_FIELDS, "layout");
+_Static_assert(sizeof(struct weft_go_layout) == 32 + 2 * WEFT_GO_FIELDS, "layout");

@@ -55,12 +55,14 @@ const (
 const (
 	FlagGoroutines = 1 << iota
 	FlagWrites
+	FlagRegister
 )
 
 // Layout is struct weft_go_layout.
 type Layout struct {
 	Goidgen uint64
 	Allp    uint64
+	Guarded uint64 // bit per site
 	TLSG    int32
 	Flags   uint32
 	Offset  [field.Count]uint16
