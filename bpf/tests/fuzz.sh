@@ -12,7 +12,7 @@ command -v "$clang" >/dev/null || {
 }
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-for target in http1 traceparent tracestate baggage; do
+for target in http1 http2 traceparent tracestate baggage; do
 	"$clang" -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all "$here/fuzz_$target.c" -o "$out/fuzz_$target"
 	mkdir "$out/found"

@@ -117,7 +117,7 @@ func TestVectorsCanFail(t *testing.T) {
 // TestCorpus replays the committed fuzzing corpora, so that what fuzzing once
 // found stays mended where nobody fuzzes.
 func TestCorpus(t *testing.T) {
-	for _, target := range []string{"http1", "traceparent", "tracestate", "baggage"} {
+	for _, target := range []string{"http1", "http2", "traceparent", "tracestate", "baggage"} {
 		t.Run(target, func(t *testing.T) {
 			program := clang(t, "fuzz_"+target, "fuzz_"+target+".c", "-O1",
 				"-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")

@@ -12,11 +12,14 @@
  *	lib_host parse			results for framed traceparent values on stdin
  *	lib_host tracestate		transcripts of framed inputs on stdin
  *	lib_host baggage		likewise
+ *	lib_host http2			likewise, of what an HTTP/2 client sends
+ *	lib_host http2-edit		what becomes of it, see host_http2.h
  *	lib_host bench			ns per header block
  */
 #include <time.h>
 
 #include "host.h"
+#include "host_http2.h"
 #include "host_w3c.h"
 
 static int failures;
@@ -277,7 +280,12 @@ static char *answer(const char *mode, const __u8 *data, size_t len, __u8 flags)
 
 	if (!strcmp(mode, "parse"))
 		return parse_traceparent(data, len);
-	if (transcribe) {
+	if (!strcmp(mode, "http2-edit"))
+		return http2_edited(data, len);
+	if (!strcmp(mode, "http2")) {
+		one = http2_transcript(data, len, CUT_EACH, 0);
+		cut = http2_transcript(data, len, CUT_RANDOM, len + 1);
+	} else if (transcribe) {
 		one = transcribe(data, len, CUT_NONE, 0);
 		cut = transcribe(data, len, CUT_RANDOM, len + 1);
 	} else {
@@ -381,12 +389,12 @@ int main(int argc, char **argv)
 		return run_traceparent(argv[2]);
 	if (argc == 3 && w3c_kind(argv[1]))
 		return run_w3c(argv[1], argv[2]);
-	if (argc == 2 &&
-	    (!strcmp(argv[1], "stream") || !strcmp(argv[1], "parse") || w3c_kind(argv[1])))
+	if (argc == 2 && (!strcmp(argv[1], "stream") || !strcmp(argv[1], "parse") ||
+			  !strncmp(argv[1], "http2", 5) || w3c_kind(argv[1])))
 		return run_frames(argv[1]);
 	if (argc == 2 && !strcmp(argv[1], "bench"))
 		return run_bench();
 	fprintf(stderr, "usage: lib_host http1|traceparent|tracestate|baggage FILE | "
-			"stream|parse|tracestate|baggage|bench\n");
+			"stream|parse|tracestate|baggage|http2|http2-edit|bench\n");
 	return 2;
 }
