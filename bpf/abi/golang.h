@@ -55,6 +55,8 @@ enum weft_go_field {
 	WEFT_GO_NETFD_SYSFD,	       /* net.netFD.pfd.Sysfd */
 	WEFT_GO_CLIENTRESPONSE_STATUS, /* net/http.Response.StatusCode */
 	WEFT_GO_CLIENTRESPONSE_REQUEST,
+	WEFT_GO_REQUEST_PROTOMAJOR,    /* net/http.Request */
+	WEFT_GO_REQUEST_HEADER,
 	/* Per flavour: the field of flavour f is this + f * WEFT_GO_H2_FIELDS. */
 	WEFT_GO_H2_FIRST = 48,
 	WEFT_GO_H2_METAHEADERS_FRAME = WEFT_GO_H2_FIRST, /* MetaHeadersFrame.HeadersFrame */
@@ -102,6 +104,20 @@ enum weft_go_field {
 	WEFT_GO_GRPC_CLIENTSTREAM_STREAM,
 	/* Not an offset: which argument register (0 is the first) of operateHeaders holds the frame. */
 	WEFT_GO_GRPC_FRAME_ARG,
+	/* Likewise of the headers in originateStream or clientHeaderHandler. */
+	WEFT_GO_GRPC_ORIGINATE_ARG,
+	WEFT_GO_GRPC_CLIENT_FRAMER, /* http2Client.framer */
+	WEFT_GO_GRPC_BUFWRITER_BUF,
+	WEFT_GO_GRPC_BUFWRITER_OFFSET,
+	/* Maps: internal/runtime/maps from Go 1.24 on, runtime.hmap before. */
+	WEFT_GO_MAP_FIRST = 144,
+	WEFT_GO_MAP_DIRPTR = WEFT_GO_MAP_FIRST,
+	WEFT_GO_MAP_DIRLEN,
+	WEFT_GO_MAP_TABLE_DATA, /* table.groups.data */
+	WEFT_GO_MAP_TABLE_MASK, /* table.groups.lengthMask */
+	WEFT_GO_HMAP_B,
+	WEFT_GO_HMAP_BUCKETS,
+	WEFT_GO_HMAP_OLDBUCKETS,
 	WEFT_GO_FIELDS = 160,
 };
 
@@ -148,13 +164,14 @@ enum weft_go_site {
 	/* HTTP/2, per flavour: that of flavour f is this + f * WEFT_GO_SITE_H2_COUNT. */
 	WEFT_GO_SITE_H2_FIRST = 8,
 	WEFT_GO_SITE_H2_SERVER_HEADERS =
-		WEFT_GO_SITE_H2_FIRST, /* (*serverConn).processHeaders, entry */
+		WEFT_GO_SITE_H2_FIRST, /* (*serverConn).newWriterAndRequest, entry */
 	WEFT_GO_SITE_H2_HANDLER,       /* (*serverConn).runHandler, entry */
 	WEFT_GO_SITE_H2_SERVER_END,    /* (*serverConn).closeStream, entry */
-	WEFT_GO_SITE_H2_REQUEST,       /* (*clientStream).writeRequest, entry */
+	WEFT_GO_SITE_H2_REQUEST,       /* (*clientStream).encodeAndWriteHeaders, entry */
 	WEFT_GO_SITE_H2_WRITE, /* (*ClientConn).writeHeaders, its call of (*Framer).WriteHeaders */
-	WEFT_GO_SITE_H2_RESPONSE,   /* (*clientConnReadLoop).processHeaders, entry */
-	WEFT_GO_SITE_H2_CLIENT_END, /* (*clientStream).cleanupWriteRequest, entry */
+	WEFT_GO_SITE_H2_RESPONSE,     /* (*clientConnReadLoop).handleResponse, entry */
+	WEFT_GO_SITE_H2_CLIENT_END,   /* (*clientStream).cleanupWriteRequest, entry */
+	WEFT_GO_SITE_H2_SERVER_RESET, /* (*serverConn).resetStream, entry */
 	WEFT_GO_SITE_H2_COUNT = 8,
 	/* google.golang.org/grpc */
 	WEFT_GO_SITE_GRPC_FIRST = 24,
@@ -162,14 +179,21 @@ enum weft_go_site {
 		WEFT_GO_SITE_GRPC_FIRST, /* (*http2Server).operateHeaders, entry */
 	WEFT_GO_SITE_GRPC_HANDLER,	 /* (*Server).handleStream, entry */
 	WEFT_GO_SITE_GRPC_STATUS,	 /* (*http2Server).WriteStatus or writeStatus, entry */
-	WEFT_GO_SITE_GRPC_SERVER_END,	 /* (*http2Server).closeStream or deleteStream, entry */
+	WEFT_GO_SITE_GRPC_SERVER_END,	 /* (*http2Server).closeStream, entry */
 	WEFT_GO_SITE_GRPC_NEWSTREAM,	 /* (*http2Client).NewStream, entry */
 	WEFT_GO_SITE_GRPC_QUEUED,	 /* (*http2Client).NewStream, its call of executeAndPut */
 	WEFT_GO_SITE_GRPC_WRITE, /* (*loopyWriter).writeHeader, its call of (*Framer).WriteHeaders */
 	WEFT_GO_SITE_GRPC_CLIENT_END, /* (*http2Client).closeStream, entry */
+	/* (*ClientConn).roundTrip, else RoundTrip, entry; that of flavour f is this + f */
+	WEFT_GO_SITE_H2_ROUNDTRIP = 32,
+	/* (*loopyWriter).originateStream or clientHeaderHandler, entry */
+	WEFT_GO_SITE_GRPC_ORIGINATE = 34,
+	/* (*serverHandlerTransport).WriteStatus or writeStatus, entry */
+	WEFT_GO_SITE_GRPC_HANDLER_STATUS,
 	WEFT_GO_SITES = 40,
 };
 
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
-_Static_assert(WEFT_GO_GRPC_FRAME_ARG < WEFT_GO_FIELDS, "too many fields");
+_Static_assert(WEFT_GO_GRPC_BUFWRITER_OFFSET < WEFT_GO_MAP_FIRST, "fields overlap");
+_Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_FIELDS, "too many fields");
 _Static_assert(sizeof(struct weft_go_layout) == 32 + 2 * WEFT_GO_FIELDS, "layout");

@@ -26,6 +26,7 @@ const (
 	SiteH2Write
 	SiteH2Response
 	SiteH2ClientEnd
+	SiteH2ServerReset
 )
 
 const (
@@ -47,6 +48,14 @@ const (
 
 const siteGRPCFirst Site = 24
 
+// The sites that found no room among the others. Of SiteH2RoundTrip, too, Site.In has
+// the other flavour.
+const (
+	SiteH2RoundTrip       Site = 32
+	SiteGRPCOriginate     Site = 34
+	SiteGRPCHandlerStatus Site = 35
+)
+
 // Sites is the length of an array by site, WEFT_GO_SITES.
 const Sites = 40
 
@@ -54,6 +63,9 @@ const Sites = 40
 func (s Site) In(flavour field.Flavour) Site {
 	if s >= siteH2First && s < siteH2First+siteH2Count {
 		return s + Site(flavour)*siteH2Count
+	}
+	if s == SiteH2RoundTrip {
+		return s + Site(flavour)
 	}
 	return s
 }

@@ -58,6 +58,8 @@ const (
 	NetFDSysfd
 	ClientResponseStatus
 	ClientResponseRequest
+	RequestProtoMajor
+	RequestHeader
 )
 
 // The fields of HTTP/2 of the bundled flavour; Field.In has the other.
@@ -112,11 +114,28 @@ const (
 	GRPCStatusCode
 	GRPCServerStreamStream
 	GRPCClientStreamStream
-	GRPCFrameArg // no offset but a register's index; it has no location
+	GRPCFrameArg     // no offset but a register's index; it has no location
+	GRPCOriginateArg // likewise
+	GRPCClientFramer
+	GRPCBufWriterBuf
+	GRPCBufWriterOffset
 )
 
 // GRPCFirst is where the fields of gRPC begin.
 const GRPCFirst Field = 104
+
+// Those of maps: of internal/runtime/maps from Go 1.24 on, of the runtime before.
+const (
+	MapDirPtr = mapFirst + iota
+	MapDirLen
+	MapTableData
+	MapTableMask
+	HmapB
+	HmapBuckets
+	HmapOldbuckets
+)
+
+const mapFirst Field = 144
 
 // Count is the length of an array by field, WEFT_GO_FIELDS.
 const Count = 160

@@ -9,6 +9,7 @@ const (
 	transport = "google.golang.org/grpc/internal/transport"
 	status    = "google.golang.org/grpc/internal/status"
 	rpc       = "google.golang.org/genproto/googleapis/rpc/status"
+	maps      = "internal/runtime/maps"
 )
 
 type entry struct {
@@ -62,6 +63,17 @@ func listed() [Count]entry {
 		ClientResponseStatus:    {"CLIENTRESPONSE_STATUS", at(http, "Response", "StatusCode")},
 		ClientResponseRequest:   {"CLIENTRESPONSE_REQUEST", at(http, "Response", "Request")},
 
+		RequestProtoMajor: {"REQUEST_PROTOMAJOR", at(http, "Request", "ProtoMajor")},
+		RequestHeader:     {"REQUEST_HEADER", at(http, "Request", "Header")},
+
+		MapDirPtr:      {"MAP_DIRPTR", at(maps, "Map", "dirPtr")},
+		MapDirLen:      {"MAP_DIRLEN", at(maps, "Map", "dirLen")},
+		MapTableData:   {"MAP_TABLE_DATA", at(maps, "table", "groups.data")},
+		MapTableMask:   {"MAP_TABLE_MASK", at(maps, "table", "groups.lengthMask")},
+		HmapB:          {"HMAP_B", at("runtime", "hmap", "B")},
+		HmapBuckets:    {"HMAP_BUCKETS", at("runtime", "hmap", "buckets")},
+		HmapOldbuckets: {"HMAP_OLDBUCKETS", at("runtime", "hmap", "oldbuckets")},
+
 		HpackName:  {"HPACK_NAME", at(hpack, "HeaderField", "Name")},
 		HpackValue: {"HPACK_VALUE", at(hpack, "HeaderField", "Value")},
 
@@ -85,6 +97,10 @@ func listed() [Count]entry {
 		GRPCServerStreamStream:  {"GRPC_SERVERSTREAM_STREAM", []Location{{transport, "ServerStream", "Stream", true}}},
 		GRPCClientStreamStream:  {"GRPC_CLIENTSTREAM_STREAM", []Location{{transport, "ClientStream", "Stream", true}}},
 		GRPCFrameArg:            {"GRPC_FRAME_ARG", nil},
+		GRPCOriginateArg:        {"GRPC_ORIGINATE_ARG", nil},
+		GRPCClientFramer:        {"GRPC_CLIENT_FRAMER", at(transport, "http2Client", "framer")},
+		GRPCBufWriterBuf:        {"GRPC_BUFWRITER_BUF", at(transport, "bufWriter", "buf")},
+		GRPCBufWriterOffset:     {"GRPC_BUFWRITER_OFFSET", at(transport, "bufWriter", "offset")},
 	} {
 		l[f] = e
 	}
