@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// workers of each pool.
+const workers = 32
+
+// relay calls the back end on behalf of its requests.
+type relay struct {
+	client  *http.Client
+	next    string
+	nextURL *url.URL
+	proxy   *httputil.ReverseProxy
+	flights singleflight.Group
+	eager   chan job // of workers that were there before any request
+	lazy    chan job // of workers that requests made
+	started int32    // lazy workers
+}
+
+// job is a call that a worker makes. Its context is a field because that is how
+// such programs pass it on.
+type job struct {
+	ctx  context.Context
+	call call
+	done chan error
+}
+
+func newRelay(client *http.Client, next string) *relay {
+	u, err := url.Parse(next)
+	if err != nil {
+		u = &url.URL{}
+	}
+	r := &relay{client: client, next: next, nextURL: u, eager: make(chan job), lazy: make(chan job)}
+	r.proxy = &httputil.ReverseProxy{Director: r.direct, Transport: client.Transport}
+	for i := 0; i < workers; i++ {
+		go r.work(r.eager)
+	}
+	return r
+}
+
+func (r *relay) work(jobs chan job) {
+	for j := range jobs {
+		j.done <- r.ask(j.ctx, j.call)
+	}
+}
+
+// through has a worker of a pool make the call.
+func (r *relay) through(pool chan job, ctx context.Context, c call) error {
+	done := make(chan error, 1)
+	pool <- job{ctx: ctx, call: c, done: done}
+	return <-done
+}
+
+// hire starts a lazy worker, up to their number: its creator is the goroutine
+// that serves this request, and then the next of the connection.
+func (r *relay) hire() {
+	if atomic.AddInt32(&r.started, 1) <= workers {
+		go r.work(r.lazy)
+	}
+}
+
+func (r *relay) direct(out *http.Request) {
+	id := out.URL.Query().Get("id")
+	out.URL.Scheme, out.URL.Host, out.Host = r.nextURL.Scheme, r.nextURL.Host, r.nextURL.Host
+	out.URL.Path, out.URL.RawQuery = "/leaf", "id="+url.QueryEscape(id)+"&call=proxy"
+	out.Header.Set("X-Truth", id+"/proxy")
+}
+
+// call is one request to the back end.
+type call struct {
+	id     string
+	name   string
+	query  string // further query, "" or "&name=value"
+	parent string // traceparent that the program sets itself
+	body   bool
+	status int          // wanted, 0: 200
+	client *http.Client // nil: the relay's
+}
+
+// ask makes the call and wants its own truth back. Without a context it is made
+// as by http.Get.
+func (r *relay) ask(ctx context.Context, c call) error {
+	truth := c.id + "/" + c.name
+	target := r.next + "/leaf?id=" + url.QueryEscape(c.id) + "&call=" + c.name + c.query
+	method, body := http.MethodGet, io.Reader(nil)
+	if c.body {
+		method, body = http.MethodPost, strings.NewReader(truth)
+	}
+	req, err := http.NewRequest(method, target, body)
+	if err != nil {
+		return err
+	}
+	if ctx != nil {
+		req = req.WithContext(ctx)
+	}
+	req.Header.Set("X-Truth", truth)
+	if c.parent != "" {
+		req.Header.Set("Traceparent", c.parent)
+	}
+	client := c.client
+	if client == nil {
+		client = r.client
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	want := c.status
+	if want == 0 {
+		want = http.StatusOK
+	}
+	if resp.StatusCode != want {
+		return fmt.Errorf("%s: %s: %.200s", target, resp.Status, got)
+	}
+	if string(got) != truth {
+		return fmt.Errorf("%s: answered %.200q", target, got)
+	}
+	return nil
+}
+
+// drive makes calls without any request to serve: "PREFIX COUNT CONCURRENCY".
+func (r *relay) drive(c net.Conn) error {
+	sc := bufio.NewScanner(c)
+	for sc.Scan() {
+		var prefix string
+		var count, concurrency int
+		if _, err := fmt.Sscan(sc.Text(), &prefix, &count, &concurrency); err != nil {
+			return fmt.Errorf("line %q: %w", sc.Text(), err)
+		}
+		answer := "ok"
+		if err := r.send(prefix, count, concurrency); err != nil {
+			answer = err.Error()
+		}
+		if _, err := fmt.Fprintln(c, answer); err != nil {
+			return err
+		}
+	}
+	return sc.Err()
+}
+
+func (r *relay) send(prefix string, count, concurrency int) error {
+	var next int64
+	failed := make(chan error, concurrency)
+	var wg sync.WaitGroup
+	for i := 0; i < concurrency; i++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				n := atomic.AddInt64(&next, 1) - 1
+				if n >= int64(count) {
+					return
+				}
+				if err := r.ask(context.Background(), call{id: fmt.Sprintf("%s-%d", prefix, n), name: "client"}); err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,309 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weft/test/e2e/otlpsink"
+	"weft/test/e2e/truth"
+	"weft/test/e2e/variant"
+)
+
+// goVersion is the Go that built a program.
+type goVersion struct{ minor int }
+
+// parseGo reads "1.21.13", or "" as the installed one.
+func parseGo(t *testing.T, toolchain string) goVersion {
+	t.Helper()
+	if toolchain == "" {
+		return goVersion{minor: 1000}
+	}
+	parts := strings.Split(toolchain, ".")
+	minor, err := strconv.Atoi(parts[1])
+	if err != nil {
+		t.Fatalf("toolchain %q: %v", toolchain, err)
+	}
+	return goVersion{minor: minor}
+}
+
+// buildGo builds a variant, or takes what deps.sh built where there is no Go.
+func buildGo(t *testing.T, v variant.Variant) string {
+	t.Helper()
+	if _, err := exec.LookPath("go"); err != nil {
+		p, err := installed("bin", v.Name())
+		if err != nil {
+			t.Skipf("no Go to build %s, and deps.sh did not: %v", v.Name(), err)
+		}
+		return p
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	b := variant.Builder{Apps: appsDir(t), Cache: filepath.Join(depsDir(), "variants"), Log: func(s string) { t.Log(s) }}
+	p, err := b.Build(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// goRig is a relay and its back end, both traced, and a driver that is not.
+type goRig struct {
+	t        *testing.T
+	g        *group
+	sink     *otlpsink.Sink
+	agent    *agent
+	back     *program
+	relay    *program
+	protocol string
+	version  goVersion
+	base     string // URL of the relay
+	control  string // socket of the back end
+	client   *http.Client
+}
+
+// goConcurrency is how many requests are in flight.
+const goConcurrency = 64
+
+func scheme(protocol string) string {
+	switch protocol {
+	case "http1", "h2c", "h2c-std":
+		return "http"
+	}
+	return "https"
+}
+
+// startGoRig starts back end, relay and agent. Without an agent (sink nil) the
+// programs run untraced.
+func startGoRig(t *testing.T, bin, protocol string, v goVersion, o agentOptions, env ...string) *goRig {
+	t.Helper()
+	r := &goRig{t: t, g: newGroup(t), protocol: protocol, version: v, sink: startSink(t)}
+	r.control = filepath.Join(t.TempDir(), "control")
+	backAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	relayAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	next := scheme(protocol) + "://" + backAddr
+	r.base = scheme(protocol) + "://" + relayAddr
+	r.back = r.g.start("back", launch{env: env, argv: []string{bin, "-role", "back", "-listen", backAddr, "-protocol", protocol,
+		"-control", r.control}}, nil)
+	r.back.listens(backAddr)
+	r.relay = r.g.start("relay", launch{env: env, argv: []string{bin, "-role", "relay", "-listen", relayAddr, "-protocol", protocol, "-next", next}}, nil)
+	r.relay.listens(relayAddr)
+	r.client = goClient(t, protocol)
+	r.agent = startAgent(t, r.g, r.sink, o)
+	return r
+}
+
+// goClient speaks to the relay.
+func goClient(t *testing.T, protocol string) *http.Client {
+	t.Helper()
+	tr := &http.Transport{
+		MaxIdleConns: goConcurrency, MaxIdleConnsPerHost: goConcurrency, MaxConnsPerHost: goConcurrency,
+		// The certificate was made by the program under test for this run.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
+		Protocols:       new(http.Protocols),
+	}
+	switch protocol {
+	case "http1", "https":
+		tr.Protocols.SetHTTP1(true)
+	case "h2c", "h2c-std":
+		tr.Protocols.SetUnencryptedHTTP2(true)
+	default:
+		tr.Protocols.SetHTTP2(true)
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: patience(t, 30*time.Second)}
+}
+
+// arrivals are those since the last call.
+func (r *goRig) arrivals() []truth.CallArrival {
+	r.t.Helper()
+	c, err := net.Dial("unix", r.control)
+	if err != nil {
+		r.t.Fatalf("control: %v", err)
+	}
+	defer c.Close()
+	var out []truth.CallArrival
+	sc := bufio.NewScanner(c)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		var a truth.CallArrival
+		if err := json.Unmarshal(sc.Bytes(), &a); err != nil {
+			r.t.Fatalf("arrival %q: %v", sc.Text(), err)
+		}
+		out = append(out, a)
+	}
+	if err := sc.Err(); err != nil {
+		r.t.Fatalf("control: %v", err)
+	}
+	return out
+}
+
+// settled collects arrivals until there are so many, or, where the number is not
+// known, at least so many and no more come.
+func (r *goRig) settled(n int, exact bool) []truth.CallArrival {
+	r.t.Helper()
+	var all []truth.CallArrival
+	const quiet = 300 * time.Millisecond
+	last := time.Now()
+	for deadline := time.Now().Add(patience(r.t, 20*time.Second)); ; time.Sleep(20 * time.Millisecond) {
+		more := r.arrivals()
+		if len(more) > 0 {
+			last = time.Now()
+		}
+		all = append(all, more...)
+		if len(all) >= n && (exact || time.Since(last) > quiet) {
+			return all
+		}
+		if time.Now().After(deadline) {
+			r.t.Errorf("%d calls reached the back end, want %d", len(all), n)
+			return all
+		}
+	}
+}
+
+// send makes n requests of a pattern.
+func (r *goRig) send(p goPattern, prefix string, n, conc int) []truth.Relayed {
+	r.t.Helper()
+	requests := make([]truth.Relayed, n)
+	var next, failed atomic.Int64
+	var wg sync.WaitGroup
+	for range conc {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n || failed.Load() > 5 {
+					return
+				}
+				req, target := p.request(prefix, i, r.version, r.protocol)
+				requests[i] = req
+				if err := r.get(target, req.Traceparents); err != nil {
+					failed.Add(1)
+					r.t.Errorf("request %s: %v", req.ID, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if failed.Load() > 0 {
+		r.t.FailNow()
+	}
+	return requests
+}
+
+func (r *goRig) get(target string, traceparents []string) error {
+	req, err := http.NewRequest(http.MethodGet, r.base+target, nil)
+	if err != nil {
+		return err
+	}
+	if traceparents != nil {
+		req.Header["Traceparent"] = traceparents
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK || len(bytes.TrimSpace(body)) == 0 {
+		return fmt.Errorf("%s: %.300s", resp.Status, body)
+	}
+	return nil
+}
+
+// measure sends n requests of a pattern and judges them.
+func (r *goRig) measure(p goPattern, prefix string, n int, e truth.Calls) *truth.Tally {
+	r.t.Helper()
+	e.Requests = r.send(p, prefix, n, goConcurrency)
+	calls := len(p.calls)
+	if p.calls == nil {
+		calls = 1
+	}
+	least, exact := n*calls, !p.optional
+	switch {
+	case p.shared > 0:
+		least = n / p.shared
+	case p.optional:
+		least = n
+	}
+	e.Arrivals = r.settled(least, exact)
+	e.Spans = r.spans(e)
+	return truth.CheckCalls(e)
+}
+
+// spans waits for as many as the wire announces.
+func (r *goRig) spans(e truth.Calls) []truth.Span {
+	r.t.Helper()
+	n := 0
+	for _, q := range e.Requests {
+		tp, err := truth.Single(q.Traceparents)
+		if !q.Unserved && (err != nil || tp.Sampled()) {
+			n++
+		}
+	}
+	for _, a := range e.Arrivals {
+		tp, err := truth.Single(a.Traceparents)
+		if err == nil && tp.Sampled() || e.Unwritten {
+			n += 2
+		}
+	}
+	r.sink.Wait(n, patience(r.t, 8*time.Second))
+	// What should not come would come now.
+	time.Sleep(200 * time.Millisecond)
+	return r.sink.Take()
+}
+
+// goVariants are the ways of building that a run covers, from WEFT_E2E_GO: small
+// (the default), or full.
+func goVariants(t *testing.T) []variant.Variant {
+	t.Helper()
+	switch how := os.Getenv("WEFT_E2E_GO"); how {
+	case "", "small":
+		return []variant.Variant{goLocal, goBuilt("1.24.13", true), goBuilt("1.22.12", false), goBuilt("1.21.13", true),
+			goBuilt("1.19.13", false), goBuilt("1.19.13", true)}
+	case "full":
+		var all []variant.Variant
+		for _, v := range []string{"", "1.25.10", "1.24.13", "1.23.12", "1.22.12", "1.21.13", "1.20.14", "1.19.13"} {
+			for bits := range 16 {
+				w := goBuilt(v, bits&1 != 0)
+				w.PIE, w.CGO, w.Race = bits&2 != 0, bits&4 != 0 || bits&8 != 0, bits&8 != 0
+				if w.Race && bits&4 == 0 {
+					continue // the race detector needs cgo
+				}
+				all = append(all, w)
+			}
+		}
+		return all
+	default:
+		t.Fatalf("WEFT_E2E_GO=%s: want small or full", how)
+		return nil
+	}
+}
+
+// goLocal is the installed toolchain with the newest modules.
+var goLocal = goBuilt("", false)
+
+func goBuilt(toolchain string, stripped bool) variant.Variant {
+	v := variant.Variant{Program: "gomatrix", Toolchain: toolchain, Stripped: stripped}
+	if toolchain == "" {
+		v.Modfile = "newest.mod"
+	}
+	return v
+}
