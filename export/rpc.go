@@ -1,6 +1,7 @@
 package export
 
 import (
+	"cmp"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -18,17 +19,19 @@ const rpcOther = "_OTHER"
 
 // rpcMethod is rpc.method, fully qualified, and rpc.method_original where that
 // differs. What a client may make up must not become a method: one that the server
-// does not implement, or whose end is not known, is another.
+// does not implement, whose end is not known, or that names no service, is another.
 func rpcMethod(s *event.Span) (method, original string) {
 	method = strings.TrimPrefix(s.Target, "/")
-	if s.TargetTotal > len(s.Target) || s.Role != event.RoleClient && s.Response.GRPC == event.GRPCUnimplemented {
-		return rpcOther, method
+	service, name, _ := strings.Cut(method, "/")
+	if service == "" || name == "" || s.TargetTotal > len(s.Target) ||
+		s.Role != event.RoleClient && s.Response.GRPC == event.GRPCUnimplemented {
+		return rpcOther, cmp.Or(method, s.Target)
 	}
 	return method, ""
 }
 
 func rpcSpanName(s *event.Span) string {
-	if method, _ := rpcMethod(s); method != "" && method != rpcOther {
+	if method, _ := rpcMethod(s); method != rpcOther {
 		return method
 	}
 	return semconv.RPCSystemNameGRPC.Value.AsString()

@@ -178,7 +178,9 @@ func (c *Converter) httpAttributes(kv []attribute.KeyValue, s *event.Span, kept 
 		if n := s.Response.RequestBody; n > 0 {
 			kv = append(kv, semconv.HTTPRequestBodySizeKey.Int64(int64(n)))
 		}
-		if n := s.Response.ResponseBody; n > 0 || s.Response.Status != 0 && s.Response.Reason == event.EndComplete {
+		// Of HTTP/2 and TLS not every body is counted: there, nothing is not a size.
+		counted := s.Protocol&(event.ProtocolHTTP2|event.ProtocolTLS) == 0
+		if n := s.Response.ResponseBody; n > 0 || counted && s.Response.Status != 0 && s.Response.Reason == event.EndComplete {
 			kv = append(kv, semconv.HTTPResponseBodySizeKey.Int64(int64(n)))
 		}
 	}

@@ -149,7 +149,7 @@ func (p *treePrinter) tick(time.Time) {
 	var ready []*trace
 	for _, t := range p.traces {
 		idle := now.Sub(t.last)
-		if idle >= p.opts.Settle && (idle >= p.opts.Hold || t.complete()) {
+		if idle >= p.opts.Settle && (idle >= p.opts.Hold || t.complete(p.printed)) {
 			ready = append(ready, t)
 		}
 	}
@@ -157,14 +157,19 @@ func (p *treePrinter) tick(time.Time) {
 }
 
 // complete is false while a span has a parent on this host that has not ended:
-// a parent found by thread is a request that this agent is watching.
-func (t *trace) complete() bool {
+// a parent found by thread is a request that this agent is watching. One that may
+// have ended before the span began is not waited for again, once its trace was
+// printed.
+func (t *trace) complete(printed []event.TraceID) bool {
 	ids := make(map[event.SpanID]bool, len(t.spans))
 	for _, s := range t.spans {
 		ids[s.SpanID] = true
 	}
 	for _, s := range t.spans {
-		if s.Rule.Local() && !ids[s.ParentID] {
+		if !s.Rule.Local() || ids[s.ParentID] {
+			continue
+		}
+		if !s.Rule.Outlives() || !slices.Contains(printed, t.id) {
 			return false
 		}
 	}

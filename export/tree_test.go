@@ -55,6 +55,23 @@ func TestTreeGolden(t *testing.T) {
 		hop{6, 0, api, server, event.ParentInvalid, "BREW", "/\x1b[31mred\xff世界", "api", 418, 3.5, 3.51, event.EndLost},
 		hop{7, 0, nil, server, event.ParentNone, "GET", "http://api/" + strings.Repeat("x", 120) + "?sig=secret", "api", 200, 4, 4.2, 0},
 	)
+	// A Go shop: a call per rule, gRPC, and what was given up.
+	goShop := spans(0x12,
+		hop{1, 0, web, server, event.ParentNone, "GET", "/items/7", "shop.example", 200, 0, 20, 0},
+		hop{2, 1, web, client, event.ParentContext, "GET", "/rates", "rates.example", 200, 1, 4, 0},
+		hop{3, 1, web, client, event.ParentGoroutine, "GET", "/slow", "rates.example:8443", 0, 5, 9, event.EndCancelled},
+		hop{4, 1, web, client, event.ParentCreator, "POST", "/stock.v1.Stock/Reserve", "stock:50051", 200, 10, 14, 0},
+		hop{5, 4, api, server, event.ParentWire, "POST", "/stock.v1.Stock/Reserve", "stock:50051", 200, 11, 13, 0},
+		hop{6, 1, web, client, event.ParentContext, "POST", "/stock.v1.Stock/Watch", "stock:50051", 200, 15, 18, event.EndTimeout},
+		hop{7, 1, web, client, event.ParentContext, "POST", "/stock.v1.Stock/Count", "", 200, 18, 19, 0},
+	)
+	for i, s := range goShop {
+		s.Protocol = event.ProtocolHTTP2 | event.ProtocolTLS
+		if i >= 3 {
+			s.Protocol = event.ProtocolHTTP2 | event.ProtocolGRPC
+		}
+	}
+	goShop[3].Response.GRPC, goShop[4].Response.GRPC, goShop[6].Response.GRPC = event.GRPCUnavailable, event.GRPCUnavailable, event.GRPCOK
 	for name, tc := range map[string]struct {
 		opts  TreeOptions
 		spans []*event.Span
@@ -64,6 +81,8 @@ func TestTreeGolden(t *testing.T) {
 		"tree_shop_color.txt":   {TreeOptions{Color: ColorAlways, Width: 120}, shop()},
 		"tree_shop_narrow.txt":  {TreeOptions{Width: 60}, shop()},
 		"tree_odd.txt":          {TreeOptions{}, odd},
+		"tree_go.txt":           {TreeOptions{}, goShop},
+		"tree_go_verbose.txt":   {TreeOptions{Verbose: true, Width: 130}, goShop},
 		"tree_odd_verbose.txt":  {TreeOptions{Verbose: true}, odd},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,6 +222,38 @@ func TestTreeWaitsForOpenParent(t *testing.T) {
 	c.pass(p, DefaultHold)
 	if !strings.Contains(out.String(), "continued") || !strings.Contains(out.String(), "0000000000000077 (request not finished or lost)") {
 		t.Fatalf("held for ever, or not marked:\n%s", out)
+	}
+}
+
+// A goroutine that outlives the request it was started for calls when the request's
+// trace is on the screen already: that part is not held for what will not come.
+func TestTreeLateCall(t *testing.T) {
+	for rule, wait := range map[event.ParentRule]bool{
+		event.ParentContext: false, event.ParentCreator: false, event.ParentGoroutine: true, event.ParentThread: true,
+	} {
+		p, out, c := testPrinter(t, selfstats.New())
+		web := process("web", 10)
+		p.add(hop{1, 0, web, server, event.ParentNone, "GET", "/", "web", 202, 0, 1, 0}.span(1))
+		c.pass(p, DefaultSettle)
+		if !strings.Contains(out.String(), "1 span") {
+			t.Fatalf("the request was not printed:\n%s", out)
+		}
+		out.Reset()
+		p.add(hop{2, 1, web, client, rule, "GET", "/late", "api", 200, 900, 901, 0}.span(1))
+		c.pass(p, DefaultSettle)
+		if waits := out.Len() == 0; waits != wait {
+			t.Errorf("%s: waits %v, want %v\n%s", rule, waits, wait, out)
+		}
+		if !wait && !strings.Contains(out.String(), "0000000000000001 (printed before, or lost)") {
+			t.Errorf("%s: %s", rule, out)
+		}
+		// Without what it belongs to on the screen it waits, whatever the rule.
+		out.Reset()
+		p.add(hop{2, 1, web, client, rule, "GET", "/first", "api", 200, 0, 1, 0}.span(2))
+		c.pass(p, DefaultSettle)
+		if out.Len() > 0 {
+			t.Errorf("%s: printed before the request it belongs to ended:\n%s", rule, out)
+		}
 	}
 }
 

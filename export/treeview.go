@@ -137,7 +137,7 @@ func (p *treePrinter) render(t *trace, continued bool) []byte {
 	cols := p.measure(rows)
 	for _, r := range rows {
 		if r.span == nil {
-			line := r.prefix + hex.EncodeToString(r.missing[:]) + " " + whyMissing(r.node)
+			line := r.prefix + hex.EncodeToString(r.missing[:]) + " " + whyMissing(r.node, continued)
 			out.WriteString(st.dim(fit(line, p.opts.Width)) + "\n")
 			continue
 		}
@@ -256,7 +256,7 @@ func statusText(s *event.Span) string {
 	if status := s.Response.GRPC; isRPC(s) && status != event.GRPCNone {
 		return status.String()
 	}
-	if s.Response.Status != 0 {
+	if s.Response.Status != 0 && !isRPC(s) {
 		code = strconv.Itoa(s.Response.Status)
 	}
 	switch s.Response.Reason {
@@ -321,8 +321,11 @@ func decided(s *event.Span) string {
 }
 
 // whyMissing explains a parent id that no span of the trace has.
-func whyMissing(n *node) string {
+func whyMissing(n *node, continued bool) string {
 	for _, c := range n.children {
+		if continued && c.span.Rule.Outlives() {
+			return "(printed before, or lost)"
+		}
 		if c.span.Rule.Local() {
 			return "(request not finished or lost)"
 		}

@@ -44,6 +44,10 @@ func (s *Span) ErrorType() string {
 	return ""
 }
 
+// Outlives says that a call may be made when its parent has ended already: a
+// goroutine that was left to itself has its context and its creator still.
+func (r ParentRule) Outlives() bool { return r == ParentContext || r == ParentCreator }
+
 // Local says that the parent is a request this agent is watching, so its span
 // will come, or has. A parent read from a header may be anywhere.
 func (r ParentRule) Local() bool {

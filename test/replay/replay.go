@@ -70,9 +70,8 @@ func Golden(t testing.TB, path string, update bool, r Result) {
 	}
 }
 
-// render is deterministic: protojson varies its white space on purpose, so its
-// output is laid out anew, with the keys sorted.
-func (r Result) render(t testing.TB) []byte {
+// Received is what a receiver reads of the replay's spans.
+func (r Result) Received(t testing.TB) *tracepb.TracesData {
 	t.Helper()
 	// The environment of whoever runs the test must not show.
 	for _, name := range []string{"OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"} {
@@ -92,7 +91,14 @@ func (r Result) render(t testing.TB) []byte {
 	if err := proto.Unmarshal(sent, &received); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := protojson.Marshal(&received)
+	return &received
+}
+
+// render is deterministic: protojson varies its white space on purpose, so its
+// output is laid out anew, with the keys sorted.
+func (r Result) render(t testing.TB) []byte {
+	t.Helper()
+	raw, err := protojson.Marshal(r.Received(t))
 	if err != nil {
 		t.Fatal(err)
 	}
