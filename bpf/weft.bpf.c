@@ -33,5 +33,9 @@ const struct weft_keys *btf_keys __attribute__((unused));
 const struct weft_egress *btf_egress __attribute__((unused));
 const struct weft_sampling_rule *btf_sampling_rule __attribute__((unused));
 const struct weft_edge *btf_edge __attribute__((unused));
+const struct weft_go *btf_go __attribute__((unused));
+const struct weft_go_layout *btf_go_layout __attribute__((unused));
+const enum weft_go_use *btf_go_use __attribute__((unused));
+const enum weft_go_site *btf_go_site __attribute__((unused));
 
 char LICENSE[] SEC("license") = "GPL";

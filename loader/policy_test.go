@@ -455,7 +455,7 @@ func TestConstants(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := setConstants(spec, c.options); err != nil {
+			if err := setConstants(spec, c.options, everyConstant); err != nil {
 				t.Fatal(err)
 			}
 			for constant, want := range c.want {

@@ -161,7 +161,7 @@ func programsOf(o Options, capture Capture) (spec *ebpf.CollectionSpec, attached
 			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
 		}
 	}
-	return spec, attached, setConstants(spec, o)
+	return spec, attached, setConstants(spec, o, everyConstant)
 }
 
 // load loads the programs for one way of capture and attaches them. Partial
@@ -207,7 +207,13 @@ func shortVerifierError(err error) error {
 	return err
 }
 
-func setConstants(spec *ebpf.CollectionSpec, o Options) error {
+// Which constants an object must have.
+const (
+	everyConstant = true
+	someConstants = false // those that its programs read
+)
+
+func setConstants(spec *ebpf.CollectionSpec, o Options, every bool) error {
 	var edges uint64
 	for _, e := range o.Policy.Edges {
 		edges |= e.bit()
@@ -225,8 +231,11 @@ func setConstants(spec *ebpf.CollectionSpec, o Options) error {
 		"discover":             boolByte(o.Selector != nil),
 	} {
 		v, ok := spec.Variables[name]
-		if !ok {
+		switch {
+		case !ok && every:
 			return fmt.Errorf("set constant %s: not in the BPF object", name)
+		case !ok:
+			continue
 		}
 		if err := v.Set(value); err != nil {
 			return fmt.Errorf("set constant %s: %w", name, err)

@@ -71,11 +71,16 @@ type WeftConn struct {
 	Trust          uint8
 	Slot           uint16
 	Egress         uint8
-	Pad            [1]uint8
+	Http           uint8
 	LocalPort      uint16
 	RemotePort     uint16
 	LocalAddr      [16]uint8
 	RemoteAddr     [16]uint8
+	Sk             uint64
+	Goid           uint64
+	Writes         uint8
+	Unsettled      uint8
+	Pad            [6]uint8
 	Pending        [8]struct {
 		_           structs.HostLayout
 		SpanId      uint64
@@ -85,7 +90,8 @@ type WeftConn struct {
 		IsHead      uint8
 		IsConnect   uint8
 		Sampled     uint8
-		Pad         [3]uint8
+		Rpc         uint8
+		Pad         [2]uint8
 	}
 	Out struct {
 		_    structs.HostLayout
@@ -107,7 +113,7 @@ type WeftConn struct {
 		Sampled   uint8
 		Mark      uint8
 		Write     uint8
-		Quiet     uint8
+		Written   uint8
 		Linked    uint8
 		Carry     uint8
 		Pad       [4]uint8
@@ -200,6 +206,13 @@ type WeftExchange struct {
 	Flags   uint8
 	Carry   uint8
 	Pad     [6]uint8
+	Context uint64
+	Request uint64
+	Births  struct {
+		_       structs.HostLayout
+		Goidgen uint64
+		Ps      [8]uint32
+	}
 }
 
 type WeftExecKey struct {
@@ -216,6 +229,28 @@ type WeftExecState struct {
 	Sum         uint64
 	Interleaved uint32
 	Pad         uint32
+}
+
+type WeftGoContext struct {
+	_       structs.HostLayout
+	StartNs uint64
+	Data    uint64
+	Tgid    uint64
+}
+
+type WeftGoDeparture struct {
+	_        structs.HostLayout
+	Parent   uint64
+	Tuple    uint64
+	Conn     uint64
+	TraceId  [16]uint8
+	SpanId   [8]uint8
+	ParentId [8]uint8
+	Flags    uint8
+	Rule     uint8
+	Written  uint8
+	Sampled  uint8
+	Pad      [4]uint8
 }
 
 type WeftLimit struct {
@@ -364,61 +399,74 @@ const (
 	WeftWeftCounterWEFT_COUNT_LOST_TARGETS_FULL    WeftWeftCounter = 6
 	WeftWeftCounterWEFT_COUNT_LOST_SLOTS_FULL      WeftWeftCounter = 7
 	WeftWeftCounterWEFT_COUNT_LOST_CARRIED_FULL    WeftWeftCounter = 8
-	WeftWeftCounterWEFT_COUNT_SKIPPED_OPAQUE       WeftWeftCounter = 9
-	WeftWeftCounterWEFT_COUNT_SKIPPED_COMPAT       WeftWeftCounter = 10
-	WeftWeftCounterWEFT_COUNT_SKIPPED_FAULT        WeftWeftCounter = 11
-	WeftWeftCounterWEFT_COUNT_SKIPPED_SEGMENTS     WeftWeftCounter = 12
-	WeftWeftCounterWEFT_COUNT_DESYNC_GAP           WeftWeftCounter = 13
-	WeftWeftCounterWEFT_COUNT_DESYNC_BUDGET        WeftWeftCounter = 14
-	WeftWeftCounterWEFT_COUNT_DESYNC_PIPELINE      WeftWeftCounter = 15
-	WeftWeftCounterWEFT_COUNT_DESYNC_UNEXPECTED    WeftWeftCounter = 16
-	WeftWeftCounterWEFT_COUNT_RESYNC_DONE          WeftWeftCounter = 17
-	WeftWeftCounterWEFT_COUNT_HANDSOFF_RAW         WeftWeftCounter = 18
-	WeftWeftCounterWEFT_COUNT_HANDSOFF_UPGRADE     WeftWeftCounter = 19
-	WeftWeftCounterWEFT_COUNT_REQUESTS_SERVER      WeftWeftCounter = 20
-	WeftWeftCounterWEFT_COUNT_REQUESTS_CLIENT      WeftWeftCounter = 21
-	WeftWeftCounterWEFT_COUNT_UNSAMPLED_SERVER     WeftWeftCounter = 22
-	WeftWeftCounterWEFT_COUNT_UNSAMPLED_CLIENT     WeftWeftCounter = 23
-	WeftWeftCounterWEFT_COUNT_LIMITED_ROOTS        WeftWeftCounter = 24
-	WeftWeftCounterWEFT_COUNT_CONTEXT_INVALID      WeftWeftCounter = 25
-	WeftWeftCounterWEFT_COUNT_CONTEXT_DUPLICATE    WeftWeftCounter = 26
-	WeftWeftCounterWEFT_COUNT_CONTEXT_NONE         WeftWeftCounter = 27
-	WeftWeftCounterWEFT_COUNT_CONTEXT_CONTINUED    WeftWeftCounter = 28
-	WeftWeftCounterWEFT_COUNT_CONTEXT_UNTRUSTED    WeftWeftCounter = 29
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_KEPT      WeftWeftCounter = 30
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_INVALID   WeftWeftCounter = 31
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_CUT       WeftWeftCounter = 32
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_KEPT         WeftWeftCounter = 33
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_MALFORMED    WeftWeftCounter = 34
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_CUT          WeftWeftCounter = 35
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_SET          WeftWeftCounter = 36
-	WeftWeftCounterWEFT_COUNT_PARENT_AMBIGUOUS     WeftWeftCounter = 37
-	WeftWeftCounterWEFT_COUNT_PARENT_NONE          WeftWeftCounter = 38
-	WeftWeftCounterWEFT_COUNT_PARENT_THREAD        WeftWeftCounter = 39
-	WeftWeftCounterWEFT_COUNT_PARENT_SOLE          WeftWeftCounter = 40
-	WeftWeftCounterWEFT_COUNT_PARENT_ADOPTED       WeftWeftCounter = 41
-	WeftWeftCounterWEFT_COUNT_PARENT_CONTEXT       WeftWeftCounter = 42
-	WeftWeftCounterWEFT_COUNT_PARENT_GOROUTINE     WeftWeftCounter = 43
-	WeftWeftCounterWEFT_COUNT_PARENT_CREATOR       WeftWeftCounter = 44
-	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 45
-	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 46
-	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 47
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 48
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 49
-	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 50
-	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 51
-	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 52
-	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 53
-	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 54
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 55
-	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 56
-	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 57
-	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 58
-	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 59
-	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 60
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 61
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 62
-	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 63
+	WeftWeftCounterWEFT_COUNT_LOST_CONTEXTS_FULL   WeftWeftCounter = 9
+	WeftWeftCounterWEFT_COUNT_LOST_DEPARTURES_FULL WeftWeftCounter = 10
+	WeftWeftCounterWEFT_COUNT_SKIPPED_OPAQUE       WeftWeftCounter = 11
+	WeftWeftCounterWEFT_COUNT_SKIPPED_COMPAT       WeftWeftCounter = 12
+	WeftWeftCounterWEFT_COUNT_SKIPPED_FAULT        WeftWeftCounter = 13
+	WeftWeftCounterWEFT_COUNT_SKIPPED_SEGMENTS     WeftWeftCounter = 14
+	WeftWeftCounterWEFT_COUNT_DESYNC_GAP           WeftWeftCounter = 15
+	WeftWeftCounterWEFT_COUNT_DESYNC_BUDGET        WeftWeftCounter = 16
+	WeftWeftCounterWEFT_COUNT_DESYNC_PIPELINE      WeftWeftCounter = 17
+	WeftWeftCounterWEFT_COUNT_DESYNC_UNEXPECTED    WeftWeftCounter = 18
+	WeftWeftCounterWEFT_COUNT_RESYNC_DONE          WeftWeftCounter = 19
+	WeftWeftCounterWEFT_COUNT_HANDSOFF_RAW         WeftWeftCounter = 20
+	WeftWeftCounterWEFT_COUNT_HANDSOFF_UPGRADE     WeftWeftCounter = 21
+	WeftWeftCounterWEFT_COUNT_REQUESTS_SERVER      WeftWeftCounter = 22
+	WeftWeftCounterWEFT_COUNT_REQUESTS_CLIENT      WeftWeftCounter = 23
+	WeftWeftCounterWEFT_COUNT_UNSAMPLED_SERVER     WeftWeftCounter = 24
+	WeftWeftCounterWEFT_COUNT_UNSAMPLED_CLIENT     WeftWeftCounter = 25
+	WeftWeftCounterWEFT_COUNT_LIMITED_ROOTS        WeftWeftCounter = 26
+	WeftWeftCounterWEFT_COUNT_CONTEXT_INVALID      WeftWeftCounter = 27
+	WeftWeftCounterWEFT_COUNT_CONTEXT_DUPLICATE    WeftWeftCounter = 28
+	WeftWeftCounterWEFT_COUNT_CONTEXT_NONE         WeftWeftCounter = 29
+	WeftWeftCounterWEFT_COUNT_CONTEXT_CONTINUED    WeftWeftCounter = 30
+	WeftWeftCounterWEFT_COUNT_CONTEXT_UNTRUSTED    WeftWeftCounter = 31
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_KEPT      WeftWeftCounter = 32
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_INVALID   WeftWeftCounter = 33
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_CUT       WeftWeftCounter = 34
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_KEPT         WeftWeftCounter = 35
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_MALFORMED    WeftWeftCounter = 36
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_CUT          WeftWeftCounter = 37
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_SET          WeftWeftCounter = 38
+	WeftWeftCounterWEFT_COUNT_PARENT_AMBIGUOUS     WeftWeftCounter = 39
+	WeftWeftCounterWEFT_COUNT_PARENT_NONE          WeftWeftCounter = 40
+	WeftWeftCounterWEFT_COUNT_PARENT_THREAD        WeftWeftCounter = 41
+	WeftWeftCounterWEFT_COUNT_PARENT_SOLE          WeftWeftCounter = 42
+	WeftWeftCounterWEFT_COUNT_PARENT_ADOPTED       WeftWeftCounter = 43
+	WeftWeftCounterWEFT_COUNT_PARENT_CONTEXT       WeftWeftCounter = 44
+	WeftWeftCounterWEFT_COUNT_PARENT_GOROUTINE     WeftWeftCounter = 45
+	WeftWeftCounterWEFT_COUNT_PARENT_CREATOR       WeftWeftCounter = 46
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_NONE        WeftWeftCounter = 47
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_DEEP        WeftWeftCounter = 48
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_ENDED       WeftWeftCounter = 49
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_CREATOR     WeftWeftCounter = 50
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_MEMORY      WeftWeftCounter = 51
+	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 52
+	WeftWeftCounterWEFT_COUNT_INJECTED_MEMORY      WeftWeftCounter = 53
+	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 54
+	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 55
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 56
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 57
+	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 58
+	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 59
+	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 60
+	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 61
+	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 62
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 63
+	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 64
+	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 65
+	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 66
+	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 67
+	WeftWeftCounterWEFT_COUNT_REFUSED_BUFFER       WeftWeftCounter = 68
+	WeftWeftCounterWEFT_COUNT_REFUSED_LIVE         WeftWeftCounter = 69
+	WeftWeftCounterWEFT_COUNT_REFUSED_VERSION      WeftWeftCounter = 70
+	WeftWeftCounterWEFT_COUNT_REFUSED_TLS          WeftWeftCounter = 71
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAULT        WeftWeftCounter = 72
+	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 73
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 74
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 75
+	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 76
 )
 
 type WeftWeftEdge struct {
@@ -469,6 +517,67 @@ const (
 	WeftWeftEventTypeWEFT_EVENT_SOCKET   WeftWeftEventType = 4
 	WeftWeftEventTypeWEFT_EVENT_CARRIED  WeftWeftEventType = 5
 	WeftWeftEventTypeWEFT_EVENT_ROUTE    WeftWeftEventType = 6
+	WeftWeftEventTypeWEFT_EVENT_GO       WeftWeftEventType = 7
+)
+
+type WeftWeftGo struct {
+	_              structs.HostLayout
+	Head           WeftWeftEventHead
+	ProcessStartNs uint64
+	Tgid           uint32
+	Use            uint32
+}
+
+type WeftWeftGoLayout struct {
+	_       structs.HostLayout
+	Goidgen uint64
+	Allp    uint64
+	Guarded uint64
+	TlsG    int32
+	Flags   uint32
+	Offset  [160]uint16
+}
+
+type WeftWeftGoSite uint32
+
+const (
+	WeftWeftGoSiteWEFT_GO_SITE_NONE                WeftWeftGoSite = 0
+	WeftWeftGoSiteWEFT_GO_SITE_SERVE               WeftWeftGoSite = 1
+	WeftWeftGoSiteWEFT_GO_SITE_ROUNDTRIP           WeftWeftGoSite = 2
+	WeftWeftGoSiteWEFT_GO_SITE_WRITE               WeftWeftGoSite = 3
+	WeftWeftGoSiteWEFT_GO_SITE_TLS_WRITE           WeftWeftGoSite = 4
+	WeftWeftGoSiteWEFT_GO_SITE_TLS_RESPONSE        WeftWeftGoSite = 5
+	WeftWeftGoSiteWEFT_GO_SITE_TLS_IDLE            WeftWeftGoSite = 6
+	WeftWeftGoSiteWEFT_GO_SITE_TLS_CLOSE           WeftWeftGoSite = 7
+	WeftWeftGoSiteWEFT_GO_SITE_H2FIRST             WeftWeftGoSite = 8
+	WeftWeftGoSiteWEFT_GO_SITE_H2SERVER_HEADERS    WeftWeftGoSite = 8
+	WeftWeftGoSiteWEFT_GO_SITE_H2HANDLER           WeftWeftGoSite = 9
+	WeftWeftGoSiteWEFT_GO_SITE_H2SERVER_END        WeftWeftGoSite = 10
+	WeftWeftGoSiteWEFT_GO_SITE_H2REQUEST           WeftWeftGoSite = 11
+	WeftWeftGoSiteWEFT_GO_SITE_H2WRITE             WeftWeftGoSite = 12
+	WeftWeftGoSiteWEFT_GO_SITE_H2RESPONSE          WeftWeftGoSite = 13
+	WeftWeftGoSiteWEFT_GO_SITE_H2CLIENT_END        WeftWeftGoSite = 14
+	WeftWeftGoSiteWEFT_GO_SITE_H2SERVER_RESET      WeftWeftGoSite = 15
+	WeftWeftGoSiteWEFT_GO_SITE_H2COUNT             WeftWeftGoSite = 8
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_FIRST          WeftWeftGoSite = 24
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_SERVER_HEADERS WeftWeftGoSite = 24
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_HANDLER        WeftWeftGoSite = 25
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_STATUS         WeftWeftGoSite = 26
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_SERVER_END     WeftWeftGoSite = 27
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_NEWSTREAM      WeftWeftGoSite = 28
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_QUEUED         WeftWeftGoSite = 29
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_WRITE          WeftWeftGoSite = 30
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_CLIENT_END     WeftWeftGoSite = 31
+	WeftWeftGoSiteWEFT_GO_SITE_H2ROUNDTRIP         WeftWeftGoSite = 32
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_ORIGINATE      WeftWeftGoSite = 34
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_HANDLER_STATUS WeftWeftGoSite = 35
+	WeftWeftGoSiteWEFT_GO_SITES                    WeftWeftGoSite = 40
+)
+
+type WeftWeftGoUse uint32
+
+const (
+	WeftWeftGoUseWEFT_GO_USE_TLS WeftWeftGoUse = 1
 )
 
 type WeftWeftHeader uint32
@@ -477,6 +586,15 @@ const (
 	WeftWeftHeaderWEFT_HEADER_TRACEPARENT WeftWeftHeader = 1
 	WeftWeftHeaderWEFT_HEADER_TRACESTATE  WeftWeftHeader = 2
 	WeftWeftHeaderWEFT_HEADER_BAGGAGE     WeftWeftHeader = 4
+)
+
+type WeftWeftHttp uint32
+
+const (
+	WeftWeftHttpWEFT_HTTP_MINOR WeftWeftHttp = 1
+	WeftWeftHttpWEFT_HTTP_2     WeftWeftHttp = 2
+	WeftWeftHttpWEFT_HTTP_TLS   WeftWeftHttp = 4
+	WeftWeftHttpWEFT_HTTP_GRPC  WeftWeftHttp = 8
 )
 
 type WeftWeftKeys struct {
@@ -586,12 +704,15 @@ type WeftWeftSocket struct {
 }
 
 type WeftWeftTarget struct {
-	_       structs.HostLayout
-	StartNs uint64
-	Flags   uint32
-	Index   uint32
-	Rules   uint32
-	Service uint32
+	_        structs.HostLayout
+	StartNs  uint64
+	Flags    uint32
+	Index    uint32
+	Rules    uint32
+	Service  uint32
+	GoBias   uint64
+	GoLayout uint32
+	GoFlags  uint32
 }
 
 type WeftWeftTargetFlag uint32
@@ -609,6 +730,7 @@ const (
 const (
 	WeftMapAttributes           = "attributes"
 	WeftMapBlankConn            = "blank_conn"
+	WeftMapBlankExchange        = "blank_exchange"
 	WeftMapCalls                = "calls"
 	WeftMapCarriedLarge         = "carried_large"
 	WeftMapCarriedMedium        = "carried_medium"
@@ -621,6 +743,9 @@ const (
 	WeftMapEgressRules          = "egress_rules"
 	WeftMapEvents               = "events"
 	WeftMapExchanges            = "exchanges"
+	WeftMapGoContexts           = "go_contexts"
+	WeftMapGoDepartures         = "go_departures"
+	WeftMapGoLayouts            = "go_layouts"
 	WeftMapIdle                 = "idle"
 	WeftMapLimits               = "limits"
 	WeftMapOpening              = "opening"
@@ -666,6 +791,10 @@ const (
 	WeftVarBtfEgress            = "btf_egress"
 	WeftVarBtfEnd               = "btf_end"
 	WeftVarBtfEventType         = "btf_event_type"
+	WeftVarBtfGo                = "btf_go"
+	WeftVarBtfGoLayout          = "btf_go_layout"
+	WeftVarBtfGoSite            = "btf_go_site"
+	WeftVarBtfGoUse             = "btf_go_use"
 	WeftVarBtfHead              = "btf_head"
 	WeftVarBtfHeader            = "btf_header"
 	WeftVarBtfHttp              = "btf_http"
@@ -771,6 +900,7 @@ type WeftProgramSpecs struct {
 type WeftMapSpecs struct {
 	Attributes    *ebpf.MapSpec `ebpf:"attributes"`
 	BlankConn     *ebpf.MapSpec `ebpf:"blank_conn"`
+	BlankExchange *ebpf.MapSpec `ebpf:"blank_exchange"`
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	CarriedLarge  *ebpf.MapSpec `ebpf:"carried_large"`
 	CarriedMedium *ebpf.MapSpec `ebpf:"carried_medium"`
@@ -783,6 +913,9 @@ type WeftMapSpecs struct {
 	EgressRules   *ebpf.MapSpec `ebpf:"egress_rules"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Exchanges     *ebpf.MapSpec `ebpf:"exchanges"`
+	GoContexts    *ebpf.MapSpec `ebpf:"go_contexts"`
+	GoDepartures  *ebpf.MapSpec `ebpf:"go_departures"`
+	GoLayouts     *ebpf.MapSpec `ebpf:"go_layouts"`
 	Idle          *ebpf.MapSpec `ebpf:"idle"`
 	Limits        *ebpf.MapSpec `ebpf:"limits"`
 	Opening       *ebpf.MapSpec `ebpf:"opening"`
@@ -806,6 +939,10 @@ type WeftVariableSpecs struct {
 	BtfEgress          *ebpf.VariableSpec `ebpf:"btf_egress"`
 	BtfEnd             *ebpf.VariableSpec `ebpf:"btf_end"`
 	BtfEventType       *ebpf.VariableSpec `ebpf:"btf_event_type"`
+	BtfGo              *ebpf.VariableSpec `ebpf:"btf_go"`
+	BtfGoLayout        *ebpf.VariableSpec `ebpf:"btf_go_layout"`
+	BtfGoSite          *ebpf.VariableSpec `ebpf:"btf_go_site"`
+	BtfGoUse           *ebpf.VariableSpec `ebpf:"btf_go_use"`
 	BtfHead            *ebpf.VariableSpec `ebpf:"btf_head"`
 	BtfHeader          *ebpf.VariableSpec `ebpf:"btf_header"`
 	BtfHttp            *ebpf.VariableSpec `ebpf:"btf_http"`
@@ -855,6 +992,7 @@ func (o *WeftObjects) Close() error {
 type WeftMaps struct {
 	Attributes    *ebpf.Map `ebpf:"attributes"`
 	BlankConn     *ebpf.Map `ebpf:"blank_conn"`
+	BlankExchange *ebpf.Map `ebpf:"blank_exchange"`
 	Calls         *ebpf.Map `ebpf:"calls"`
 	CarriedLarge  *ebpf.Map `ebpf:"carried_large"`
 	CarriedMedium *ebpf.Map `ebpf:"carried_medium"`
@@ -867,6 +1005,9 @@ type WeftMaps struct {
 	EgressRules   *ebpf.Map `ebpf:"egress_rules"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Exchanges     *ebpf.Map `ebpf:"exchanges"`
+	GoContexts    *ebpf.Map `ebpf:"go_contexts"`
+	GoDepartures  *ebpf.Map `ebpf:"go_departures"`
+	GoLayouts     *ebpf.Map `ebpf:"go_layouts"`
 	Idle          *ebpf.Map `ebpf:"idle"`
 	Limits        *ebpf.Map `ebpf:"limits"`
 	Opening       *ebpf.Map `ebpf:"opening"`
@@ -882,6 +1023,7 @@ func (m *WeftMaps) Close() error {
 	return _WeftClose(
 		m.Attributes,
 		m.BlankConn,
+		m.BlankExchange,
 		m.Calls,
 		m.CarriedLarge,
 		m.CarriedMedium,
@@ -894,6 +1036,9 @@ func (m *WeftMaps) Close() error {
 		m.EgressRules,
 		m.Events,
 		m.Exchanges,
+		m.GoContexts,
+		m.GoDepartures,
+		m.GoLayouts,
 		m.Idle,
 		m.Limits,
 		m.Opening,
@@ -918,6 +1063,10 @@ type WeftVariables struct {
 	BtfEgress          *ebpf.Variable `ebpf:"btf_egress"`
 	BtfEnd             *ebpf.Variable `ebpf:"btf_end"`
 	BtfEventType       *ebpf.Variable `ebpf:"btf_event_type"`
+	BtfGo              *ebpf.Variable `ebpf:"btf_go"`
+	BtfGoLayout        *ebpf.Variable `ebpf:"btf_go_layout"`
+	BtfGoSite          *ebpf.Variable `ebpf:"btf_go_site"`
+	BtfGoUse           *ebpf.Variable `ebpf:"btf_go_use"`
 	BtfHead            *ebpf.Variable `ebpf:"btf_head"`
 	BtfHeader          *ebpf.Variable `ebpf:"btf_header"`
 	BtfHttp            *ebpf.Variable `ebpf:"btf_http"`

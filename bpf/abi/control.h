@@ -11,11 +11,19 @@ enum weft_target_flag {
 };
 
 struct weft_target {
-	__u64 start_ns; /* start_boottime of the thread group leader */
-	__u32 flags;	/* enum weft_target_flag */
-	__u32 index;	/* which entry of `targets` selected it; user space's own */
-	__u32 rules;	/* bit i: sampling rule i is for this service */
-	__u32 service;	/* index of its rate limit */
+	__u64 start_ns;	 /* start_boottime of the thread group leader */
+	__u32 flags;	 /* enum weft_target_flag */
+	__u32 index;	 /* which entry of `targets` selected it; user space's own */
+	__u32 rules;	 /* bit i: sampling rule i is for this service */
+	__u32 service;	 /* index of its rate limit */
+	__u64 go_bias;	 /* added to the addresses of its layout: load bias of a PIE */
+	__u32 go_layout; /* 1 + index into go_layouts; 0: not Go, or not known */
+	__u32 go_flags;	 /* enum weft_go_use */
+};
+
+/* Bits of struct weft_target.go_flags. */
+enum weft_go_use {
+	WEFT_GO_USE_TLS = 1, /* HTTP/1 over TLS was seen: user space has been told */
 };
 
 struct weft_control {
@@ -89,25 +97,27 @@ struct weft_edge {
  * first underscore, is the metric; the rest is its `cause` label.
  */
 enum weft_counter {
-	WEFT_COUNT_EVENTS_WRITTEN,	/* records handed to the ring */
+	WEFT_COUNT_EVENTS_WRITTEN,	 /* records handed to the ring */
 	WEFT_COUNT_LOST_RING_FULL,
-	WEFT_COUNT_LOST_CONNS_FULL,	/* connection not tracked */
-	WEFT_COUNT_LOST_EXCHANGES_FULL, /* no context for its departures */
+	WEFT_COUNT_LOST_CONNS_FULL,	 /* connection not tracked */
+	WEFT_COUNT_LOST_EXCHANGES_FULL,	 /* no context for its departures */
 	WEFT_COUNT_LOST_THREADS_FULL,
-	WEFT_COUNT_LOST_CALLS_FULL,	/* entry of a send or receive not remembered */
-	WEFT_COUNT_LOST_TARGETS_FULL,	/* forked child not selected */
-	WEFT_COUNT_LOST_SLOTS_FULL,	/* no room to read or write tracestate and baggage */
-	WEFT_COUNT_LOST_CARRIED_FULL,	/* and none to keep them */
-	WEFT_COUNT_SKIPPED_OPAQUE,	/* bytes passed by a call whose buffer is not followed */
-	WEFT_COUNT_SKIPPED_COMPAT,	/* 32-bit program on the tracepoint way */
-	WEFT_COUNT_SKIPPED_FAULT,	/* user memory was not readable */
-	WEFT_COUNT_SKIPPED_SEGMENTS,	/* more iovec segments than are followed */
-	WEFT_COUNT_DESYNC_GAP,		/* bytes passed unseen inside a message head */
-	WEFT_COUNT_DESYNC_BUDGET,	/* too many steps in one send or receive */
-	WEFT_COUNT_DESYNC_PIPELINE,	/* more unanswered requests than are followed */
-	WEFT_COUNT_DESYNC_UNEXPECTED,	/* response without request, or data where none belongs */
-	WEFT_COUNT_RESYNC_DONE,		/* a full response seen: the connection is followed again */
-	WEFT_COUNT_HANDSOFF_RAW,	/* not plain HTTP/1: left alone for good */
+	WEFT_COUNT_LOST_CALLS_FULL,	 /* entry of a send or receive not remembered */
+	WEFT_COUNT_LOST_TARGETS_FULL,	 /* forked child not selected */
+	WEFT_COUNT_LOST_SLOTS_FULL,	 /* no room to read or write tracestate and baggage */
+	WEFT_COUNT_LOST_CARRIED_FULL,	 /* and none to keep them */
+	WEFT_COUNT_LOST_CONTEXTS_FULL,	 /* a Go request's context.Context not remembered */
+	WEFT_COUNT_LOST_DEPARTURES_FULL, /* a Go call's parent not handed to who writes it */
+	WEFT_COUNT_SKIPPED_OPAQUE,	 /* bytes passed by a call whose buffer is not followed */
+	WEFT_COUNT_SKIPPED_COMPAT,	 /* 32-bit program on the tracepoint way */
+	WEFT_COUNT_SKIPPED_FAULT,	 /* user memory was not readable */
+	WEFT_COUNT_SKIPPED_SEGMENTS,	 /* more iovec segments than are followed */
+	WEFT_COUNT_DESYNC_GAP,		 /* bytes passed unseen inside a message head */
+	WEFT_COUNT_DESYNC_BUDGET,	 /* too many steps in one send or receive */
+	WEFT_COUNT_DESYNC_PIPELINE,	 /* more unanswered requests than are followed */
+	WEFT_COUNT_DESYNC_UNEXPECTED,	 /* response without request, or data where none belongs */
+	WEFT_COUNT_RESYNC_DONE,	 /* a full response seen: the connection is followed again */
+	WEFT_COUNT_HANDSOFF_RAW, /* not plain HTTP/1: left alone for good */
 	WEFT_COUNT_HANDSOFF_UPGRADE,
 	WEFT_COUNT_REQUESTS_SERVER,
 	WEFT_COUNT_REQUESTS_CLIENT,
@@ -134,7 +144,13 @@ enum weft_counter {
 	WEFT_COUNT_PARENT_CONTEXT,
 	WEFT_COUNT_PARENT_GOROUTINE,
 	WEFT_COUNT_PARENT_CREATOR,
-	WEFT_COUNT_INJECTED_SOCKET, /* by sk_msg */
+	WEFT_COUNT_UNPROVEN_NONE,    /* Go: neither context nor goroutine nor creator serves one */
+	WEFT_COUNT_UNPROVEN_DEEP,    /* and the chain of contexts is longer than is walked */
+	WEFT_COUNT_UNPROVEN_ENDED,   /* the request it was made for has been answered */
+	WEFT_COUNT_UNPROVEN_CREATOR, /* made by a goroutine that serves one: not known that for it */
+	WEFT_COUNT_UNPROVEN_MEMORY,  /* the goroutine could not be read */
+	WEFT_COUNT_INJECTED_SOCKET,  /* by sk_msg */
+	WEFT_COUNT_INJECTED_MEMORY,  /* into the program's own write buffer */
 	WEFT_COUNT_WRITTEN_TRACESTATE,
 	WEFT_COUNT_WRITTEN_BAGGAGE,
 	WEFT_COUNT_WITHHELD_TRACEPARENT, /* by the egress policy */
@@ -149,13 +165,18 @@ enum weft_counter {
 	WEFT_COUNT_REFUSED_OFF,	    /* inject: [] or self-test failed */
 	WEFT_COUNT_REFUSED_EXPIRED, /* the agent's deadline has passed */
 	WEFT_COUNT_REFUSED_DAMAGED, /* could neither write nor restore: send failed */
+	WEFT_COUNT_REFUSED_BUFFER,  /* no room in the program's write buffer */
+	WEFT_COUNT_REFUSED_LIVE,    /* the program's memory is not as its version says */
+	WEFT_COUNT_REFUSED_VERSION, /* offsets of that version are not known for certain */
+	WEFT_COUNT_REFUSED_TLS,	    /* encrypted, and the kernel lets nobody write user memory */
+	WEFT_COUNT_REFUSED_FAULT,   /* the program's write buffer could not be written */
 	WEFT_COUNT_MIGRATES_SEEN,   /* process found to move requests between threads */
 	WEFT_COUNT_SOCKHASH_ADDED,
 	WEFT_COUNT_SOCKHASH_FAILED,
 	WEFT_COUNT_MAX,
 };
 
-_Static_assert(sizeof(struct weft_target) == 24, "target");
+_Static_assert(sizeof(struct weft_target) == 40, "target");
 _Static_assert(sizeof(struct weft_network) == 20, "network");
 _Static_assert(sizeof(struct weft_egress) == 160, "egress rule");
 _Static_assert(sizeof(struct weft_sampling_rule) == 160, "sampling rule");

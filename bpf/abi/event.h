@@ -21,6 +21,7 @@ enum weft_event_type {
 	WEFT_EVENT_SOCKET = 4,	 /* struct weft_socket: take this socket out of the sockhash */
 	WEFT_EVENT_CARRIED = 5,	 /* struct weft_carried, behind the request it belongs to */
 	WEFT_EVENT_ROUTE = 6,	 /* struct weft_route, between request and response */
+	WEFT_EVENT_GO = 7,	 /* struct weft_go: a Go process does what is watched on demand */
 };
 
 /* Which end of the connection the traced process is. */
@@ -151,6 +152,13 @@ struct weft_route {
 	__u8 text[WEFT_ROUTE_MAX]; /* as the program's router has it */
 };
 
+struct weft_go {
+	struct weft_event_head head;
+	__u64 process_start_ns;
+	__u32 tgid;
+	__u32 use; /* enum weft_go_use: what is new */
+};
+
 struct weft_process {
 	struct weft_event_head head;
 	__u64 process_start_ns;
@@ -171,5 +179,6 @@ _Static_assert(sizeof(struct weft_request) == 552, "request record");
 _Static_assert(sizeof(struct weft_carried) == 32, "carried record");
 _Static_assert(sizeof(struct weft_response) == 64, "response record");
 _Static_assert(sizeof(struct weft_route) == 160, "route record");
+_Static_assert(sizeof(struct weft_go) == 32, "record of a Go process");
 _Static_assert(sizeof(struct weft_process) == 40, "process record");
 _Static_assert(sizeof(struct weft_socket) == 24, "socket record");

@@ -154,6 +154,36 @@ struct thread_info {
 	u32 status;
 } WEFT_RELOC;
 
+#if defined(__TARGET_ARCH_x86)
+struct thread_struct {
+	unsigned long fsbase;
+} WEFT_RELOC;
+#else
+struct thread_struct {
+	struct {
+		unsigned long tp_value;
+	} uw;
+} WEFT_RELOC;
+#endif
+
+struct socket {
+	struct file *file;
+	struct sock *sk;
+} WEFT_RELOC;
+
+struct file {
+	void *private_data;
+} WEFT_RELOC;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} WEFT_RELOC;
+
+struct files_struct {
+	struct fdtable *fdt;
+} WEFT_RELOC;
+
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
@@ -161,6 +191,9 @@ struct task_struct {
 	u64 start_boottime;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
+	struct files_struct *files;
+	void *stack;
+	struct thread_struct thread;
 } WEFT_RELOC;
 
 #if defined(__TARGET_ARCH_x86)
@@ -202,6 +235,7 @@ struct pt_regs {
 #define REGS_RET(r) BPF_CORE_READ(r, regs[0])
 #define REGS_SYSCALL(r) ((u64)BPF_CORE_READ(r, syscallno))
 #define TASK_IS_COMPAT(t) 0
+#define THREAD_SIZE 16384 /* with pages of 4 KiB */
 enum {
 	NR_read = 63,
 	NR_write = 64,

@@ -298,7 +298,8 @@ __attribute__((noinline)) int weft_message_turn(struct sk_msg_md *ctx, u64 key)
 		return pos < at->moved ? TURN_AGAIN : TURN_DONE;
 	if (!weft_signal(key, DIR_TX))
 		return c->state == CONN_SYNCED ? TURN_AGAIN : TURN_LEAVE;
-	propagation = c->head[REQUEST].traceparent_count ? WEFT_PROPAGATION_OWN :
+	propagation = c->out.written			 ? WEFT_PROPAGATION_INJECTED :
+		      c->head[REQUEST].traceparent_count ? WEFT_PROPAGATION_OWN :
 		      inject_headers && !(c->out.write & WEFT_HEADER_TRACEPARENT) ?
 							   WEFT_PROPAGATION_WITHHELD :
 							   WEFT_PROPAGATION_REFUSED;

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * conns: address of the kernel's struct sock → struct conn.
+ * conns: address of the kernel's struct sock, or a virtual key (bpf/go/golang.h)
+ * → struct conn.
  * Owner: made at the first send or receive of a selected process on that
  * socket, deleted when the socket reaches TCP_CLOSE. An address is reused, so
  * `tuple` must match too, or the entry belongs to a socket that is gone.
  * Full: the connection is not followed, counted as LOST_CONNS_FULL.
+ *
+ * A virtual key names what a Go program keeps for a connection, or a stream, whose
+ * bytes mean nothing in the socket; its top bit is clear, a kernel address's is
+ * set.
  *
  * Each direction has its own state: one thread may receive while another
  * sends. The socket lock is not held in the capture hooks; two threads in the
@@ -50,7 +55,8 @@ struct pending {
 	u8 is_head;
 	u8 is_connect;
 	u8 sampled;
-	u8 pad[3];
+	u8 rpc; /* 1 + the gRPC status; 0: none */
+	u8 pad[2];
 };
 
 /* What is left of the send or receive being parsed. Here rather than in
@@ -91,12 +97,15 @@ struct outgoing {
 	u8 sampled;
 	u8 mark;       /* enum tracestate_mode: what becomes of tracestate's ot=th */
 	u8 write;      /* enum weft_header bits: what the sk_msg program is to write */
-	u8 quiet;
+	u8 written;    /* weft's line stands in the head already */
 	u8 linked;     /* wire holds the claim of an untrusted peer */
 	u8 carry;      /* enum carried_class of a server's exchange */
 	u8 pad[4];
 	u8 line[72];   /* "traceparent: " + 55 + CR LF = 70 */
 };
+
+/* Nobody does yet: weft_go_serve will say. */
+#define GOID_LATER 0xffffffffffffffffULL
 
 struct conn {
 	u64 tuple;	 /* ports and remote address, folded */
@@ -115,11 +124,16 @@ struct conn {
 	u8 trust;  /* of the peer's network: 0 not asked yet, 1 trusted, 2 not */
 	u16 slot;  /* 1 + the slot it holds; 0: none; or SLOT_DENIED (maps/slots.h) */
 	u8 egress; /* 1 + the egress rule for the peer; 0: not asked yet; 255: none */
-	u8 pad[1];
+	u8 http;   /* enum weft_http, of a virtual connection */
 	u16 local_port;
 	u16 remote_port;
 	u8 local_addr[16]; /* both as the event has them */
 	u8 remote_addr[16];
+	u64 sk;		   /* of a virtual connection: the socket under it; 0: not known */
+	u64 goid;	   /* of a virtual connection: who serves it; 0: who runs now; GOID_LATER */
+	u8 writes;	   /* of a virtual connection: its heads are edited in user memory */
+	u8 unsettled; /* of a virtual connection: a request's records are still to be written */
+	u8 pad[6];
 	struct pending pending[PIPELINE_MAX];
 	struct outgoing out;
 	struct direction dir[2];
@@ -142,6 +156,28 @@ struct {
 	__type(key, u32);
 	__type(value, struct conn);
 } blank_conn SEC(".maps");
+
+/*
+ * The key of what is kept at address `object` of process tgid, or of one stream of
+ * it. Of a stream on a socket, as the sk_msg program meets it: tgid 0 and the
+ * socket's address.
+ */
+WEFT_INLINE u64 virtual_key(u32 tgid, u64 object, u32 stream)
+{
+	u64 h = object ^ ((u64)tgid << 32 | stream) * 0x9e3779b97f4a7c15ULL;
+
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	h ^= h >> 32;
+	return h & 0x7fffffffffffffffULL;
+}
+
+WEFT_INLINE bool key_is_virtual(u64 key)
+{
+	return !(key >> 63);
+}
 
 WEFT_INLINE struct conn *conn_of(u64 sk)
 {

@@ -3,28 +3,48 @@
  * exchanges: span id of a server exchange → the context its departures carry.
  * threads: exec key → how many requests are in flight on that unit of
  * execution, and which, if it is exactly one. Every request counts for the
- * thread that read it and for its process.
+ * thread that read it and for its process; in a Go program whose goroutines can be
+ * told apart, for the goroutine that read it instead.
  *
  * Owner: set when a request's header block is complete, on the thread that read
  * it; cleared when its response is complete, its connection closes, or the
- * thread exits. Full: the request has no context (its departures are roots),
+ * thread exits. The entry of a goroutine is deleted when nothing is in flight on it
+ * any more: goroutines come and go by the million. Full: the request has no context (its departures are roots),
  * counted as LOST_EXCHANGES_FULL / LOST_THREADS_FULL.
  */
 #pragma once
 
 #include "carried.h"
+#include "golang.h"
 
 enum exec_kind {
+	EXEC_NONE = 0,	    /* who serves it is not known yet */
 	EXEC_THREAD = 1,
-	EXEC_PROCESS = 2, /* id 0: the whole process, for runtimes that move work
+	EXEC_PROCESS = 2,   /* id 0: the whole process, for runtimes that move work
 			   * between threads */
+	EXEC_GOROUTINE = 3, /* id: its goid, which Go never gives twice */
 };
 
 struct exec_key {
 	u64 start_ns; /* of the process: a reused tgid is another key */
-	u64 id;	      /* thread: its tid; process: 0 */
+	u64 id;	      /* thread: its tid; process: 0; goroutine: its goid */
 	u32 tgid;
 	u32 kind;     /* enum exec_kind */
+};
+
+/* Ps of the Go runtime that are looked at, the handler's own first. */
+#define GO_PS 8
+
+/*
+ * Go hands goids out in ascending batches of GOIDS, one batch to a P at a time. What
+ * no goroutine had been given when a handler began: everything above `goidgen`,
+ * and what was left of each P's batch.
+ */
+#define GOIDS 16
+
+struct go_births {
+	u64 goidgen;   /* 0: not known */
+	u32 ps[GO_PS]; /* goidgen less the first goid left to a P, + 1; 0: none left */
 };
 
 struct exchange {
@@ -33,6 +53,10 @@ struct exchange {
 	u8 flags;
 	u8 carry; /* enum carried_class */
 	u8 pad[6];
+	/* Of a Go program's: */
+	u64 context; /* key in go_contexts; 0: none */
+	u64 request; /* address of its net/http.Request; 0: none, or its route is told */
+	struct go_births births;
 };
 
 /*
@@ -54,6 +78,15 @@ struct {
 	__type(value, struct exchange);
 } exchanges SEC(".maps");
 
+/* New entries are copied from here, then set up in place: the stack is scarce. Never
+ * written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct exchange);
+} blank_exchange SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -67,6 +100,14 @@ WEFT_INLINE void exec_key_of_thread(struct exec_key *k, u32 tgid, u32 tid, u64 s
 	k->id = tid;
 	k->tgid = tgid;
 	k->kind = EXEC_THREAD;
+}
+
+WEFT_INLINE void exec_key_of_goroutine(struct exec_key *k, u32 tgid, u64 goid, u64 start_ns)
+{
+	k->start_ns = start_ns;
+	k->id = goid;
+	k->tgid = tgid;
+	k->kind = EXEC_GOROUTINE;
 }
 
 /* The process a thread belongs to. */
@@ -104,12 +145,15 @@ WEFT_INLINE void exec_leave(const struct exec_key *k, u64 span_id)
 		return;
 	__sync_fetch_and_add(&s->sum, -span_id);
 	__sync_fetch_and_add(&s->in_flight, -1);
+	if (k->kind == EXEC_GOROUTINE && !s->in_flight)
+		bpf_map_delete_elem(&threads, k);
 }
 
 /* Ends a server exchange: its context is gone for later departures. */
 WEFT_INLINE void exchange_end(u64 span_id)
 {
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
+	struct go_context context = {};
 	struct exec_key k;
 	u32 class;
 
@@ -117,13 +161,23 @@ WEFT_INLINE void exchange_end(u64 span_id)
 		return;
 	k = x->owner;
 	class = x->carry;
+	context.data = x->context;
 	/* Only one of two racing ends (response complete, connection closed) may
 	 * take it off its thread. */
 	if (bpf_map_delete_elem(&exchanges, &span_id))
 		return;
 	if (class)
 		carried_delete(span_id, class);
+	if (context.data) {
+		context.start_ns = k.start_ns;
+		context.tgid = k.tgid;
+		bpf_map_delete_elem(&go_contexts, &context);
+	}
+	if (k.kind == EXEC_NONE)
+		return;
 	exec_leave(&k, span_id);
+	if (k.kind == EXEC_GOROUTINE)
+		return;
 	exec_key_widen(&k);
 	exec_leave(&k, span_id);
 }

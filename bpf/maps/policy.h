@@ -56,19 +56,10 @@ struct {
 } attributes SEC(".maps");
 
 /* The peer's address as a key that matches whole addresses. */
-WEFT_INLINE void peer_network(struct sock *sk, struct weft_network *n)
+WEFT_INLINE void peer_network(const struct conn *c, struct weft_network *n)
 {
-	__builtin_memset(n, 0, sizeof(*n));
 	n->prefix = 128;
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
-		BPF_CORE_READ_INTO((struct in6_addr___weft *)n->address, sk,
-				   __sk_common.skc_v6_daddr);
-	} else {
-		__be32 remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
-
-		n->address[10] = n->address[11] = 0xff;
-		__builtin_memcpy(n->address + 12, &remote, 4);
-	}
+	__builtin_memcpy(n->address, c->remote_addr, 16);
 }
 
 WEFT_INLINE bool egress_covers_port(const struct weft_egress *r, u16 port)

@@ -92,7 +92,7 @@ __attribute__((noinline)) int weft_piece(u64 sk, u32 dir)
 	if (!c || c->quiet)
 		return 0;
 	kind = c->dir[dir & 1].parser.kind;
-	if (dir == DIR_RX && kind < HTTP1_KIND_CALLER && !conn_trusted(c, (struct sock *)sk))
+	if (dir == DIR_RX && kind < HTTP1_KIND_CALLER && !conn_trusted(c))
 		return 0;
 	if (!slot_get(c))
 		return 0;

@@ -8,6 +8,7 @@
 
 #include "carry.h"
 #include "sampling.h"
+#include "goroutine.h"
 #include "../maps/exchanges.h"
 #include "../maps/targets.h"
 
@@ -82,29 +83,51 @@ WEFT_INLINE void count_claim(struct conn *c, u8 rule)
 	count(what);
 }
 
+/* Who moves the bytes of this connection now. */
+WEFT_INLINE void conn_exec_key(struct exec_key *k, struct conn *c)
+{
+	u64 goid = c->goid ? c->goid : weft_goid(c->tgid);
+
+	exec_key_of_thread(k, c->tgid, c->tid, c->process_start_ns);
+	if (goid == GOID_LATER)
+		k->kind = EXEC_NONE;
+	else if (goid)
+		exec_key_of_goroutine(k, c->tgid, goid, c->process_start_ns);
+}
+
 /* Keeps the context of a server exchange for what departs on its behalf. */
 __attribute__((noinline)) int weft_exchange_begin(u64 sk, u64 span_id)
 {
 	struct conn *c = conn_of(sk);
-	struct exchange x = {};
+	struct exchange *blank, *x = 0;
 	struct outgoing *o;
+	struct exec_key k;
+	u32 zero = 0;
 
 	if (!c)
 		return 0;
 	o = &c->out;
-	exec_key_of_thread(&x.owner, c->tgid, c->tid, c->process_start_ns);
-	__builtin_memcpy(x.trace_id, o->trace_id, 16);
-	x.flags = o->flags;
-	x.carry = o->carry;
-	if (bpf_map_update_elem(&exchanges, &span_id, &x, BPF_NOEXIST)) {
+	blank = bpf_map_lookup_elem(&blank_exchange, &zero);
+	if (blank && !bpf_map_update_elem(&exchanges, &span_id, blank, BPF_NOEXIST))
+		x = bpf_map_lookup_elem(&exchanges, &span_id);
+	if (!x) {
 		count(WEFT_COUNT_LOST_EXCHANGES_FULL);
 		if (o->carry)
 			carried_delete(span_id, o->carry);
 		return 0;
 	}
-	exec_arrive(&x.owner, span_id);
-	exec_key_widen(&x.owner);
-	exec_arrive(&x.owner, span_id);
+	conn_exec_key(&k, c);
+	x->owner = k;
+	__builtin_memcpy(x->trace_id, o->trace_id, 16);
+	x->flags = o->flags;
+	x->carry = o->carry;
+	if (k.kind == EXEC_NONE)
+		return 0;
+	exec_arrive(&k, span_id);
+	if (k.kind == EXEC_GOROUTINE)
+		return 0;
+	exec_key_widen(&k);
+	exec_arrive(&k, span_id);
 	return 0;
 }
 
@@ -165,7 +188,7 @@ __attribute__((noinline)) int weft_serve(u64 sk)
 	count(WEFT_COUNT_REQUESTS_SERVER);
 	weft_claim(sk);
 	count_claim(c, o->rule);
-	if (o->rule == WEFT_PARENT_WIRE && !conn_trusted(c, (struct sock *)sk)) {
+	if (o->rule == WEFT_PARENT_WIRE && !conn_trusted(c)) {
 		count(WEFT_COUNT_CONTEXT_UNTRUSTED);
 		o->rule = WEFT_PARENT_UNTRUSTED;
 		o->linked = 1;
@@ -209,6 +232,62 @@ __attribute__((noinline)) int weft_take_up(u64 sk)
 	return weft_exchange_begin(sk, span_id);
 }
 
+/* Takes up the context of the exchange `parent`. False: it has ended. */
+WEFT_INLINE bool descend(struct outgoing *o, u64 parent)
+{
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &parent);
+
+	if (!x)
+		return false;
+	o->carry = x->carry;
+	continue_trace(o, x->trace_id, (u8 *)&parent, x->flags);
+	return true;
+}
+
+/*
+ * Whose child a request of a Go program is: as the site has said that saw the call
+ * being made, else of what its goroutine serves. Another goroutine may well do the
+ * writing: what that one was made by tells nothing.
+ */
+__attribute__((noinline)) int weft_parent_go(u64 sk, u64 tuple)
+{
+	struct conn *c = conn_of(sk);
+	struct go_departure *d;
+	struct exec_state *s;
+	struct outgoing *o;
+	struct exec_key k;
+	u64 parent = 0;
+
+	if (!c)
+		return 0;
+	o = &c->out;
+	o->rule = WEFT_PARENT_NONE;
+	d = bpf_map_lookup_elem(&go_departures, &sk);
+	if (d && d->tuple == tuple) {
+		parent = d->parent;
+		o->rule = d->rule;
+		bpf_map_delete_elem(&go_departures, &sk);
+		if (parent && !descend(o, parent)) {
+			o->rule = WEFT_PARENT_NONE;
+			count(WEFT_COUNT_UNPROVEN_ENDED);
+		}
+		return 0;
+	}
+	exec_key_of_goroutine(&k, c->tgid, weft_goid(c->tgid), c->process_start_ns);
+	if (!k.id) {
+		count(WEFT_COUNT_UNPROVEN_MEMORY);
+		return 0;
+	}
+	s = bpf_map_lookup_elem(&threads, &k);
+	if (s && s->in_flight > 1)
+		o->rule = WEFT_PARENT_AMBIGUOUS;
+	if (s && s->in_flight == 1 && descend(o, s->sum))
+		o->rule = WEFT_PARENT_GOROUTINE;
+	if (o->rule == WEFT_PARENT_NONE)
+		count(WEFT_COUNT_UNPROVEN_NONE);
+	return 0;
+}
+
 /* The one request that this thread, or its process, can be working for. */
 __attribute__((noinline)) int weft_parent(u64 sk)
 {
@@ -216,31 +295,24 @@ __attribute__((noinline)) int weft_parent(u64 sk)
 	struct weft_target *t;
 	struct exec_state *s;
 	struct outgoing *o;
-	struct exchange *x;
 	struct exec_key k;
-	u64 parent;
 
 	if (!c)
 		return 0;
 	o = &c->out;
-	exec_key_of_thread(&k, c->tgid, c->tid, c->process_start_ns);
 	t = target_of(c->tgid);
+	if (go_layout_of(t))
+		return weft_parent_go(sk, c->tuple);
+	exec_key_of_thread(&k, c->tgid, c->tid, c->process_start_ns);
 	if (t && t->flags & WEFT_TARGET_MIGRATES)
 		exec_key_widen(&k);
 	s = bpf_map_lookup_elem(&threads, &k);
 	o->rule = WEFT_PARENT_NONE;
 	if (s && s->in_flight > 1)
 		o->rule = WEFT_PARENT_AMBIGUOUS;
-	if (s && s->in_flight == 1) {
-		parent = s->sum;
-		x = bpf_map_lookup_elem(&exchanges, &parent);
-		if (x) {
-			o->rule = s->interleaved || k.kind == EXEC_PROCESS ? WEFT_PARENT_SOLE :
-									     WEFT_PARENT_THREAD;
-			o->carry = x->carry;
-			continue_trace(o, x->trace_id, (u8 *)&parent, x->flags);
-		}
-	}
+	if (s && s->in_flight == 1 && descend(o, s->sum))
+		o->rule = s->interleaved || k.kind == EXEC_PROCESS ? WEFT_PARENT_SOLE :
+								     WEFT_PARENT_THREAD;
 	return 0;
 }
 
@@ -273,17 +345,59 @@ WEFT_INLINE u8 headers_to_write(struct conn *c, u64 sk)
 
 WEFT_INLINE u32 count_of_parent(u8 rule)
 {
-	if (rule == WEFT_PARENT_AMBIGUOUS)
+	switch (rule) {
+	case WEFT_PARENT_AMBIGUOUS:
 		return WEFT_COUNT_PARENT_AMBIGUOUS;
-	if (rule == WEFT_PARENT_SOLE)
+	case WEFT_PARENT_SOLE:
 		return WEFT_COUNT_PARENT_SOLE;
-	if (rule == WEFT_PARENT_CONTEXT)
+	case WEFT_PARENT_THREAD:
+		return WEFT_COUNT_PARENT_THREAD;
+	case WEFT_PARENT_CONTEXT:
 		return WEFT_COUNT_PARENT_CONTEXT;
-	if (rule == WEFT_PARENT_GOROUTINE)
+	case WEFT_PARENT_GOROUTINE:
 		return WEFT_COUNT_PARENT_GOROUTINE;
-	if (rule == WEFT_PARENT_CREATOR)
+	case WEFT_PARENT_CREATOR:
 		return WEFT_COUNT_PARENT_CREATOR;
-	return rule == WEFT_PARENT_THREAD ? WEFT_COUNT_PARENT_THREAD : WEFT_COUNT_PARENT_NONE;
+	}
+	return WEFT_COUNT_PARENT_NONE;
+}
+
+/*
+ * Is the traceparent in this head the one that weft wrote into the program's own
+ * buffer? Then all has been decided, and counted: 1.
+ */
+__attribute__((noinline)) int weft_departed(u64 sk)
+{
+	struct conn *c = conn_of(sk);
+	struct go_departure *d;
+	struct outgoing *o;
+	u64 wrote, wire;
+
+	if (!c)
+		return 0;
+	o = &c->out;
+	d = bpf_map_lookup_elem(&go_departures, &sk);
+	if (!d || !d->written || d->tuple != c->tuple)
+		return 0;
+	weft_claim(sk);
+	__builtin_memcpy(&wrote, d->span_id, 8);
+	__builtin_memcpy(&wire, o->wire.span_id, 8);
+	if (o->rule != WEFT_PARENT_WIRE || wrote != wire)
+		return 0;
+	__builtin_memcpy(o->trace_id, d->trace_id, 16);
+	__builtin_memcpy(o->span_id, d->span_id, 8);
+	__builtin_memcpy(o->parent_id, d->parent_id, 8);
+	o->flags = d->flags;
+	o->rule = d->rule;
+	o->sampled = d->sampled;
+	o->mark = TRACESTATE_KEEP;
+	o->written = 1;
+	bpf_map_delete_elem(&go_departures, &sk);
+	if (c->slot) {
+		weft_tracestate_close(sk, 1);
+		carry_own(sk);
+	}
+	return 1;
 }
 
 /* A client sends a whole request head: whose child is it? */
@@ -298,6 +412,8 @@ __attribute__((noinline)) int weft_depart(u64 sk)
 	o = &c->out;
 	o->linked = 0;
 	o->carry = CARRIED_NONE;
+	if (c->head[REQUEST].traceparent_count == 1 && weft_departed(sk))
+		return 0;
 	count(WEFT_COUNT_REQUESTS_CLIENT);
 	if (c->head[REQUEST].traceparent_count) {
 		/* The program propagates by itself. Its header is this hop's
@@ -319,7 +435,7 @@ __attribute__((noinline)) int weft_depart(u64 sk)
 	}
 	weft_parent(sk);
 	count(count_of_parent(o->rule));
-	if (o->rule == WEFT_PARENT_THREAD || o->rule == WEFT_PARENT_SOLE) {
+	if (o->rule != WEFT_PARENT_NONE && o->rule != WEFT_PARENT_AMBIGUOUS) {
 		__builtin_memcpy(&parent, o->parent_id, 8);
 		if (o->carry || c->slot)
 			weft_carry_on(sk, parent, o->carry);
@@ -330,7 +446,7 @@ __attribute__((noinline)) int weft_depart(u64 sk)
 		if (c->head[REQUEST].baggage_count)
 			weft_carry_on(sk, 0, CARRIED_NONE);
 	}
-	if (c->by_msg)
+	if (c->by_msg || c->writes)
 		o->write = headers_to_write(c, sk);
 	return 0;
 }

@@ -293,6 +293,7 @@ __attribute__((noinline)) int weft_turn(u64 sk, u64 meta)
 	if (weft_signal(sk, dir))
 		emit(c, sk, dir,
 		     dir == DIR_RX			? WEFT_PROPAGATION_NONE :
+		     c->out.written			? WEFT_PROPAGATION_INJECTED :
 		     c->out.rule == WEFT_PARENT_ADOPTED ? WEFT_PROPAGATION_OWN :
 							  WEFT_PROPAGATION_OBSERVED);
 	if (finding && c->state == CONN_SYNCED && at->total) {

@@ -44,7 +44,7 @@ __attribute__((noinline)) int weft_finish(u64 sk, u64 response_body, u32 end)
 	e->status = p->status;
 	e->role = c->role;
 	e->end = end;
-	e->rpc = 0;
+	e->rpc = p->rpc;
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	event_submit(e);
 	return 0;
@@ -73,7 +73,7 @@ WEFT_INLINE void conn_handsoff(struct conn *c, u64 sk, u32 why)
 	count(why);
 	slot_put(c);
 	c->state = CONN_HANDSOFF;
-	if (!c->by_msg || c->quiet)
+	if (!c->by_msg || c->quiet || key_is_virtual(sk))
 		return;
 	e = event_reserve(sizeof(*e));
 	if (!e)
@@ -121,6 +121,7 @@ WEFT_INLINE void on_request_head(struct conn *c, u64 sk, u32 dir)
 	u32 at = c->last;
 
 	o->write = 0;
+	o->written = 0;
 	if (((u32)(at - c->first) & 0xff) >= PIPELINE_MAX) {
 		conn_desync(c, sk, WEFT_COUNT_DESYNC_PIPELINE);
 		return;
@@ -138,18 +139,20 @@ WEFT_INLINE void on_request_head(struct conn *c, u64 sk, u32 dir)
 		weft_serve(sk);
 	} else {
 		weft_depart(sk);
+		__builtin_memcpy(&span_id, o->span_id, 8); /* weft_departed knows another */
 	}
 	p = &c->pending[at & (PIPELINE_MAX - 1)];
 	p->span_id = span_id;
 	p->request_body = 0;
 	p->first_byte_ns = 0;
 	p->status = 0;
+	p->rpc = 0;
 	p->is_head = c->head[REQUEST].method_len == 4 && c->head[REQUEST].method[0] == 'H' &&
 		     c->head[REQUEST].method[1] == 'E';
 	p->is_connect = c->head[REQUEST].method_len == 7 && c->head[REQUEST].method[0] == 'C';
 	p->sampled = o->sampled;
 	c->last = at + 1;
-	if (!o->sampled && !c->quiet)
+	if (!o->sampled && !c->quiet && !o->written)
 		count(dir == DIR_RX ? WEFT_COUNT_UNSAMPLED_SERVER : WEFT_COUNT_UNSAMPLED_CLIENT);
 	http1_begin_body(&c->dir[dir & 1].parser, &c->head[REQUEST], 0);
 }
@@ -159,19 +162,66 @@ WEFT_INLINE void on_request_head(struct conn *c, u64 sk, u32 dir)
  * this process a thread does not stand for a request, and what is in flight on
  * it is no evidence for what leaves from it.
  */
-WEFT_INLINE void notice_migration(u64 span_id)
+WEFT_INLINE void notice_migration(const struct exchange *x)
 {
-	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
 	u64 id = bpf_get_current_pid_tgid();
 	struct weft_target *t;
 
-	if (!x || x->owner.id == (u32)id)
+	if (x->owner.kind != EXEC_THREAD || x->owner.id == (u32)id)
 		return;
 	t = target_of(id >> 32);
 	if (!t || t->flags & WEFT_TARGET_MIGRATES)
 		return;
 	t->flags |= WEFT_TARGET_MIGRATES;
 	count(WEFT_COUNT_MIGRATES_SEEN);
+}
+
+/* Reports the route of a Go request, while its net/http.Request must still be there:
+ * its response is being sent. */
+__attribute__((noinline)) int weft_emit_route(u64 span_id)
+{
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct weft_go_layout *l = go_layout_of(target_of(tgid));
+	u64 text[2] = {};
+	struct weft_route *e;
+	u32 n;
+
+	if (!x || !l || !x->request || l->offset[WEFT_GO_REQUEST_PATTERN] == WEFT_GO_UNKNOWN)
+		return 0;
+	if (bpf_probe_read_user(text, sizeof(text),
+				(void *)(x->request + l->offset[WEFT_GO_REQUEST_PATTERN])))
+		return 0;
+	x->request = 0;
+	if (!text[0] || !text[1])
+		return 0;
+	n = text[1] < WEFT_ROUTE_MAX ? text[1] : WEFT_ROUTE_MAX;
+	e = event_reserve(sizeof(*e));
+	if (!e)
+		return 0;
+	event_head(&e->head, WEFT_EVENT_ROUTE, sizeof(*e));
+	__builtin_memcpy(e->span_id, &span_id, 8);
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	__builtin_memset(e->text, 0, sizeof(e->text));
+	e->len = text[1] < 0xffff ? text[1] : 0xffff;
+	WEFT_BARRIER(n);
+	if (n > WEFT_ROUTE_MAX || bpf_probe_read_user(e->text, n, (void *)text[0]))
+		e->len = 0;
+	event_submit(e);
+	return 0;
+}
+
+/* A server begins to answer. */
+WEFT_INLINE void on_server_response(const struct pending *p)
+{
+	u64 span_id = p->span_id;
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
+
+	if (!x)
+		return;
+	notice_migration(x);
+	if (x->request && p->sampled)
+		weft_emit_route(span_id);
 }
 
 /* Returns false when the connection stops being HTTP/1 here. */
@@ -197,7 +247,7 @@ WEFT_INLINE bool on_response_head(struct conn *c, u64 sk, u32 dir)
 	p->status = status;
 	p->first_byte_ns = c->response_ns;
 	if (dir == DIR_TX)
-		notice_migration(p->span_id);
+		on_server_response(p);
 	if (status == 101 || (p->is_connect && status >= 200 && status < 300)) {
 		weft_abandon(sk, WEFT_END_UPGRADED);
 		return false;
@@ -312,7 +362,7 @@ __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation
 	e->trace_flags = o->flags;
 	e->parent_rule = o->rule;
 	e->propagation = propagation;
-	e->http = h->http_minor;
+	e->http = (h->http_minor & 1) | c->http;
 	e->method_len = h->method_len;
 	e->target_len = h->target_len;
 	e->target_total = h->target_total;
@@ -372,6 +422,7 @@ WEFT_INLINE void emit(struct conn *c, u64 sk, u32 dir, u32 propagation)
 	if (dir == DIR_RX && !c->quiet)
 		weft_take_up(sk);
 	weft_emit_request(sk, dir, propagation);
+	c->unsettled = 0;
 	if (!c->slot)
 		return;
 	if (c->out.sampled)

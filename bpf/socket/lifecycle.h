@@ -63,6 +63,7 @@ WEFT_INLINE void on_state(struct sock *sk, int from, int to)
 		weft_abandon(key, to == TCP_CLOSE && err ? WEFT_END_RESET : WEFT_END_CLOSED);
 	}
 	if (to == TCP_CLOSE) {
+		bpf_map_delete_elem(&go_departures, &key);
 		slot_put(c);
 		bpf_map_delete_elem(&conns, &key);
 	}
@@ -100,9 +101,11 @@ int weft_fork(u64 *ctx)
 	t = bpf_map_lookup_elem(&targets, &ptgid);
 	if (!t)
 		return 0;
+	/* It runs the same image, until it executes another. */
+	mine = *t;
 	mine.start_ns = BPF_CORE_READ(child, start_boottime);
 	mine.flags = t->flags & ~(WEFT_TARGET_PARENT | WEFT_TARGET_QUIET);
-	mine.index = t->index;
+	mine.go_flags = 0;
 	if (t->flags & WEFT_TARGET_QUIET && !(t->flags & WEFT_TARGET_PARENT))
 		return 0;
 	if (bpf_map_update_elem(&targets, &tgid, &mine, BPF_ANY)) {

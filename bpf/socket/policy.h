@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
  * Whose context is believed, and what may leave to whom. Asked once per
- * connection: its peer does not change.
+ * connection: its peer does not change. A peer whose address is not known (a virtual
+ * connection over something that is no TCP socket) counts as 0.0.0.0, port 0: what
+ * names networks or ports does not mean it, what is for every network does.
  */
 #pragma once
 
@@ -11,7 +13,7 @@
 /* Set by the loader before load. */
 volatile const u8 trust_restricted; /* 0: every network is trusted */
 
-WEFT_INLINE bool conn_trusted(struct conn *c, struct sock *sk)
+WEFT_INLINE bool conn_trusted(struct conn *c)
 {
 	struct weft_network n;
 	u64 *believed;
@@ -19,7 +21,7 @@ WEFT_INLINE bool conn_trusted(struct conn *c, struct sock *sk)
 	if (!trust_restricted)
 		return true;
 	if (!c->trust) {
-		peer_network(sk, &n);
+		peer_network(c, &n);
 		believed = bpf_map_lookup_elem(&trusted, &n);
 		c->trust = believed && *believed ? 1 : 2;
 	}
@@ -28,7 +30,7 @@ WEFT_INLINE bool conn_trusted(struct conn *c, struct sock *sk)
 
 #define EGRESS_NONE 255
 
-/* The egress rule for the peer of sk; 0: none covers it. */
+/* The egress rule for the peer of sk. */
 __attribute__((noinline)) int weft_egress_find(u64 sk)
 {
 	struct conn *c = conn_of(sk);
@@ -39,8 +41,8 @@ __attribute__((noinline)) int weft_egress_find(u64 sk)
 	if (!c)
 		return 0;
 	c->egress = EGRESS_NONE;
-	peer_network((struct sock *)sk, &n);
-	port = __builtin_bswap16(BPF_CORE_READ((struct sock *)sk, __sk_common.skc_dport));
+	peer_network(c, &n);
+	port = c->remote_port;
 	rules = bpf_map_lookup_elem(&egress, &n);
 	if (!rules)
 		return 0;
