@@ -20,6 +20,8 @@ import (
 const (
 	DefaultMaxOpen      = 65536
 	DefaultMaxAge       = 15 * time.Minute
+	DefaultMaxEarly     = 4096
+	DefaultMaxEarlyAge  = 2 * time.Second
 	DefaultMaxProcesses = 16384
 	DefaultExitGrace    = 30 * time.Second
 )
@@ -31,6 +33,10 @@ type Options struct {
 	MaxOpen int
 	// MaxAge is how long a request waits for its response.
 	MaxAge time.Duration
+	// MaxEarly is the number of responses held for a request that has not come yet,
+	// and MaxEarlyAge how long one is held.
+	MaxEarly    int
+	MaxEarlyAge time.Duration
 	// MaxProcesses is the number of known processes, exited ones in their
 	// grace period included.
 	MaxProcesses int
@@ -45,6 +51,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxAge <= 0 {
 		o.MaxAge = DefaultMaxAge
+	}
+	if o.MaxEarly <= 0 {
+		o.MaxEarly = DefaultMaxEarly
+	}
+	if o.MaxEarlyAge <= 0 {
+		o.MaxEarlyAge = DefaultMaxEarlyAge
 	}
 	if o.MaxProcesses <= 0 {
 		o.MaxProcesses = DefaultMaxProcesses
@@ -72,6 +84,10 @@ type Correlator struct {
 	open  map[exchangeKey]*exchange
 	queue queue.Queue[exchange, *exchange] // the same, in order of arrival
 
+	early      map[exchangeKey]*early
+	earlyQueue queue.Queue[early, *early] // the same, in order of arrival
+	answered   []exchangeKey              // open, and their response is here; the next Tick ends them
+
 	processes map[processKey]*process
 	exited    []exit // in order of exit
 	now       time.Time
@@ -91,6 +107,8 @@ type exchange struct {
 	queue.Links[exchange]
 	span event.Span
 	at   time.Time // of the last Tick when it was opened; zero: there was none
+
+	early *event.Response // came before the request; nil: none did
 }
 
 type processKey struct {
@@ -154,6 +172,7 @@ func New(opts Options, sink Sink, stats *selfstats.Stats) *Correlator {
 		sink:      sink,
 		count:     newCounters(stats),
 		open:      make(map[exchangeKey]*exchange),
+		early:     make(map[exchangeKey]*early),
 		processes: make(map[processKey]*process),
 	}
 }
@@ -172,6 +191,12 @@ func (c *Correlator) Request(r event.Request) {
 	x := &exchange{span: event.Span{Request: r}, at: c.now}
 	if p, ok := c.processes[processKey{r.PID, r.PIDStart}]; ok {
 		x.span.Process = p.info
+	}
+	if x.early = c.takeEarly(key); x.early != nil {
+		if len(c.answered) >= c.opts.MaxEarly {
+			c.settle()
+		}
+		c.answered = append(c.answered, key) // what the request carries is still to come
 	}
 	c.open[key] = x
 	c.queue.Push(x)
@@ -213,15 +238,20 @@ func (c *Correlator) Route(e event.Route) {
 	}
 }
 
-// Response ends an exchange and hands its span to the sink. A response whose
-// request was lost, aged out or never sampled is counted.
+// Response ends an exchange and hands its span to the sink. A response that comes
+// before its request waits for it; one whose request was lost, aged out or never
+// sampled is counted.
 func (c *Correlator) Response(r event.Response) {
 	key := exchangeKey{r.SpanID, r.Role}
 	x, ok := c.open[key]
-	if !ok {
-		c.count.noRequest.Inc()
+	if !ok || x.early != nil {
+		c.hold(key, r)
 		return
 	}
+	c.end(key, x, r)
+}
+
+func (c *Correlator) end(key exchangeKey, x *exchange, r event.Response) {
 	delete(c.open, key)
 	c.queue.Remove(x)
 	c.count.open.Set(float64(len(c.open)))
@@ -272,8 +302,12 @@ func (c *Correlator) Tick(now time.Time) {
 		for x := c.queue.Oldest(); x != nil; x = c.queue.Newer(x) {
 			x.at = now
 		}
+		for e := c.earlyQueue.Oldest(); e != nil; e = c.earlyQueue.Newer(e) {
+			e.at = now
+		}
 	}
 	c.now = now
+	c.settle()
 	for x := c.queue.Oldest(); x != nil && now.Sub(x.at) > c.opts.MaxAge; x = c.queue.Oldest() {
 		c.drop(x)
 		c.count.maxAge.Inc()
@@ -291,6 +325,10 @@ func (c *Correlator) Tick(now time.Time) {
 // Flush ends the correlator's work: requests still open are not spans and are
 // counted as open_at_shutdown.
 func (c *Correlator) Flush() {
+	c.settle()
+	for e := c.earlyQueue.Oldest(); e != nil; e = c.earlyQueue.Oldest() {
+		c.dropEarly(e)
+	}
 	for x := c.queue.Oldest(); x != nil; x = c.queue.Oldest() {
 		c.drop(x)
 		c.count.atShutdown.Inc()

@@ -88,7 +88,7 @@ func TestPairing(t *testing.T) {
 			spans: []string{"/1 server", "/1 client"},
 		},
 		"response without request": {
-			steps: []step{resp(1, server)},
+			steps: []step{resp(1, server), flush},
 			lost:  map[string]int{dropped("response_without_request"): 1},
 		},
 		"response of the other role": {
@@ -96,11 +96,48 @@ func TestPairing(t *testing.T) {
 			lost:  map[string]int{dropped("response_without_request"): 1, dropped("open_at_shutdown"): 1},
 		},
 		"response before its request": {
-			steps: []step{resp(1, server), req(1, server), tick(time.Hour)},
-			lost:  map[string]int{dropped("response_without_request"): 1, dropped("max_age"): 1},
+			steps: []step{resp(1, server), req(1, server), req(2, server), tick(time.Second), resp(2, server), flush},
+			spans: []string{"/1 server", "/2 server"},
+		},
+		"response before its request, at shutdown": {
+			steps: []step{resp(1, server), req(1, server), flush},
+			spans: []string{"/1 server"},
+		},
+		"response too long before its request": {
+			steps: []step{resp(1, server), tick(3 * time.Second), req(1, server), flush},
+			lost:  map[string]int{dropped("response_without_request"): 1, dropped("open_at_shutdown"): 1},
+		},
+		"response before the request of the other role": {
+			steps: []step{resp(1, client), req(1, server), resp(1, server), req(1, client), tick(time.Second)},
+			spans: []string{"/1 server", "/1 client"},
+		},
+		"two responses before a request": {
+			steps: []step{resp(1, server), resp(1, server), req(1, server), tick(time.Second)},
+			spans: []string{"/1 server"},
+			lost:  map[string]int{dropped("response_without_request"): 1},
+		},
+		"a response before its request, one behind": {
+			steps: []step{resp(1, server), req(1, server), resp(1, server), tick(time.Second), flush},
+			spans: []string{"/1 server"},
+			lost:  map[string]int{dropped("response_without_request"): 1},
+		},
+		"responses before requests, too many": {
+			steps: []step{resp(1, server), resp(2, server), resp(3, server), req(1, server), req(2, server), req(3, server), tick(time.Second), flush},
+			spans: []string{"/2 server", "/3 server"},
+			lost:  map[string]int{dropped("response_without_request"): 1, dropped("open_at_shutdown"): 1},
+		},
+		"responses before requests, more than wait for a tick": {
+			steps: []step{resp(1, server), req(1, server), resp(2, server), req(2, server), resp(3, server), req(3, server), resp(4, server), flush},
+			spans: []string{"/1 server", "/2 server", "/3 server"},
+			lost:  map[string]int{dropped("response_without_request"): 1},
+		},
+		"repeated request behind its response": {
+			steps: []step{resp(1, server), req(1, server), req(1, server), resp(1, server), flush},
+			spans: []string{"/1 server"},
+			lost:  map[string]int{dropped("duplicate_request"): 1},
 		},
 		"second response": {
-			steps: []step{req(1, server), resp(1, server), resp(1, server)},
+			steps: []step{req(1, server), resp(1, server), resp(1, server), flush},
 			spans: []string{"/1 server"},
 			lost:  map[string]int{dropped("response_without_request"): 1},
 		},
@@ -139,7 +176,7 @@ func TestPairing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			stats := selfstats.New()
 			var got kept
-			c := New(Options{MaxOpen: 3, MaxAge: time.Minute}, &got, stats)
+			c := New(Options{MaxOpen: 3, MaxAge: time.Minute, MaxEarly: 2}, &got, stats)
 			c.Tick(epoch)
 			for _, s := range tc.steps {
 				s(c)
@@ -159,6 +196,9 @@ func TestPairing(t *testing.T) {
 			}
 			if l := lost(t, stats); fmt.Sprint(l) != fmt.Sprint(tc.lost) {
 				t.Errorf("lost %v, want %v", l, tc.lost)
+			}
+			if len(c.early) > 2 || len(c.answered) > 2 {
+				t.Errorf("%d responses held, %d wait for a tick", len(c.early), len(c.answered))
 			}
 			if queued := len(queued(c)); queued != c.Open() {
 				t.Errorf("%d queued and %d open", queued, c.Open())
