@@ -57,6 +57,10 @@ enum weft_go_field {
 	WEFT_GO_CLIENTRESPONSE_REQUEST,
 	WEFT_GO_REQUEST_PROTOMAJOR,    /* net/http.Request */
 	WEFT_GO_REQUEST_HEADER,
+	WEFT_GO_CONTEXT_KEY,	       /* context.valueCtx */
+	WEFT_GO_CONTEXT_VAL,
+	WEFT_GO_TYPE_SIZE,	       /* internal/abi.Type, before Go 1.21 runtime._type */
+	WEFT_GO_TYPE_KIND,
 	/* Per flavour: the field of flavour f is this + f * WEFT_GO_H2_FIELDS. */
 	WEFT_GO_H2_FIRST = 48,
 	WEFT_GO_H2_METAHEADERS_FRAME = WEFT_GO_H2_FIRST, /* MetaHeadersFrame.HeadersFrame */
@@ -109,6 +113,7 @@ enum weft_go_field {
 	WEFT_GO_GRPC_CLIENT_FRAMER, /* http2Client.framer */
 	WEFT_GO_GRPC_BUFWRITER_BUF,
 	WEFT_GO_GRPC_BUFWRITER_OFFSET,
+	WEFT_GO_GRPC_STREAM_STATE,
 	/* Maps: internal/runtime/maps from Go 1.24 on, runtime.hmap before. */
 	WEFT_GO_MAP_FIRST = 144,
 	WEFT_GO_MAP_DIRPTR = WEFT_GO_MAP_FIRST,
@@ -126,9 +131,15 @@ enum weft_go_field {
 /* Bits of struct weft_go_layout.flags. GOROUTINES with G_REGISTER: tls_g is not used. */
 enum weft_go_flag {
 	WEFT_GO_GOROUTINES = 1, /* goid and thread-local g are known: exec keys are goroutines */
-	WEFT_GO_WRITES = 2,	/* offsets are of a version known whole: memory may be written */
+	/*
+	 * Offsets are of a version known whole: memory may be written. Without more bits
+	 * that holds for HTTP/1 only.
+	 */
+	WEFT_GO_WRITES = 2,
 	/* arm64 without cgo: g is in x28 of the user's registers, and nowhere in TLS */
 	WEFT_GO_G_REGISTER = 4,
+	WEFT_GO_WRITES_H2 = 8, /* of HTTP/2 of flavour f: this << f */
+	WEFT_GO_WRITES_GRPC = 32,
 };
 
 /* One per binary, shared by its processes. */
@@ -176,7 +187,7 @@ enum weft_go_site {
 	/* google.golang.org/grpc */
 	WEFT_GO_SITE_GRPC_FIRST = 24,
 	WEFT_GO_SITE_GRPC_SERVER_HEADERS =
-		WEFT_GO_SITE_GRPC_FIRST, /* (*http2Server).operateHeaders, entry */
+		WEFT_GO_SITE_GRPC_FIRST, /* not attached: HANDLER finds the headers */
 	WEFT_GO_SITE_GRPC_HANDLER,	 /* (*Server).handleStream, entry */
 	WEFT_GO_SITE_GRPC_STATUS,	 /* (*http2Server).WriteStatus or writeStatus, entry */
 	WEFT_GO_SITE_GRPC_SERVER_END,	 /* (*http2Server).closeStream, entry */
@@ -190,10 +201,20 @@ enum weft_go_site {
 	WEFT_GO_SITE_GRPC_ORIGINATE = 34,
 	/* (*serverHandlerTransport).WriteStatus or writeStatus, entry */
 	WEFT_GO_SITE_GRPC_HANDLER_STATUS,
+	/* Of the second flavour, by name. */
+	WEFT_GO_SITE_XNET_SERVER_HEADERS = WEFT_GO_SITE_H2_SERVER_HEADERS + WEFT_GO_SITE_H2_COUNT,
+	WEFT_GO_SITE_XNET_HANDLER,
+	WEFT_GO_SITE_XNET_SERVER_END,
+	WEFT_GO_SITE_XNET_REQUEST,
+	WEFT_GO_SITE_XNET_WRITE,
+	WEFT_GO_SITE_XNET_RESPONSE,
+	WEFT_GO_SITE_XNET_CLIENT_END,
+	WEFT_GO_SITE_XNET_SERVER_RESET,
+	WEFT_GO_SITE_XNET_ROUNDTRIP = WEFT_GO_SITE_H2_ROUNDTRIP + 1,
 	WEFT_GO_SITES = 40,
 };
 
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
-_Static_assert(WEFT_GO_GRPC_BUFWRITER_OFFSET < WEFT_GO_MAP_FIRST, "fields overlap");
+_Static_assert(WEFT_GO_GRPC_STREAM_STATE < WEFT_GO_MAP_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_FIELDS, "too many fields");
 _Static_assert(sizeof(struct weft_go_layout) == 32 + 2 * WEFT_GO_FIELDS, "layout");

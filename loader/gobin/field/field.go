@@ -60,6 +60,10 @@ const (
 	ClientResponseRequest
 	RequestProtoMajor
 	RequestHeader
+	ContextKey
+	ContextVal
+	TypeSize
+	TypeKind
 )
 
 // The fields of HTTP/2 of the bundled flavour; Field.In has the other.
@@ -119,6 +123,7 @@ const (
 	GRPCClientFramer
 	GRPCBufWriterBuf
 	GRPCBufWriterOffset
+	GRPCStreamState
 )
 
 // GRPCFirst is where the fields of gRPC begin.

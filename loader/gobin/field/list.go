@@ -10,6 +10,7 @@ const (
 	status    = "google.golang.org/grpc/internal/status"
 	rpc       = "google.golang.org/genproto/googleapis/rpc/status"
 	maps      = "internal/runtime/maps"
+	abi       = "internal/abi"
 )
 
 type entry struct {
@@ -65,6 +66,10 @@ func listed() [Count]entry {
 
 		RequestProtoMajor: {"REQUEST_PROTOMAJOR", at(http, "Request", "ProtoMajor")},
 		RequestHeader:     {"REQUEST_HEADER", at(http, "Request", "Header")},
+		ContextKey:        {"CONTEXT_KEY", at("context", "valueCtx", "key")},
+		ContextVal:        {"CONTEXT_VAL", at("context", "valueCtx", "val")},
+		TypeSize:          {"TYPE_SIZE", append(at(abi, "Type", "Size_"), at("runtime", "_type", "size")...)},
+		TypeKind:          {"TYPE_KIND", append(at(abi, "Type", "Kind_"), at("runtime", "_type", "kind")...)},
 
 		MapDirPtr:      {"MAP_DIRPTR", at(maps, "Map", "dirPtr")},
 		MapDirLen:      {"MAP_DIRLEN", at(maps, "Map", "dirLen")},
@@ -101,6 +106,7 @@ func listed() [Count]entry {
 		GRPCClientFramer:        {"GRPC_CLIENT_FRAMER", at(transport, "http2Client", "framer")},
 		GRPCBufWriterBuf:        {"GRPC_BUFWRITER_BUF", at(transport, "bufWriter", "buf")},
 		GRPCBufWriterOffset:     {"GRPC_BUFWRITER_OFFSET", at(transport, "bufWriter", "offset")},
+		GRPCStreamState:         {"GRPC_STREAM_STATE", stream("state")},
 	} {
 		l[f] = e
 	}
