@@ -32,6 +32,7 @@ type Probe struct {
 	Offset      uint64 // in the file
 	Instruction string
 	Emulated    bool // by the kernel; else it is single-stepped, several times as dear
+	Guarded     bool // on the jump of the stack check, see Layout.Guarded
 }
 
 // Absent says on one line why a site is not there.
@@ -53,9 +54,12 @@ const (
 
 // Flags of a layout, enum weft_go_flag.
 const (
-	FlagGoroutines = 1 << iota
+	FlagGoroutines uint32 = 1 << iota
 	FlagWrites
 	FlagRegister
+	FlagWritesH2
+	FlagWritesXNet
+	FlagWritesGRPC
 )
 
 // Layout is struct weft_go_layout.

@@ -1,0 +1,266 @@
+package gobin
+
+import (
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"weft/loader/gobin/field"
+	"weft/loader/gobin/offsets"
+)
+
+// NotGoError says that a file is an executable, and of another language.
+type NotGoError struct{ Path, Why string }
+
+func (e *NotGoError) Error() string { return e.Path + ": not a Go program: " + e.Why }
+
+// Analyze reads an executable. The error is a *NotGoError if it is none of Go's.
+func Analyze(path string) (*Binary, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return AnalyzeFile(f, path)
+}
+
+// AnalyzeFile is Analyze of an open file, which keeps a name that is replaced at
+// the same time from mattering. The path is only told.
+func AnalyzeFile(f *os.File, path string) (*Binary, error) {
+	i, err := openImage(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	b := &Binary{
+		Path: path, Machine: strings.ToLower(strings.TrimPrefix(i.elf.Machine.String(), "EM_")),
+		PIE: isPIE(i.elf), DWARF: hasDWARF(i.elf), Modules: map[string]string{}, Source: SourceUnknown,
+	}
+	for n := range b.Layout.Offset {
+		b.Layout.Offset[n] = field.Unknown
+	}
+	i.readBuildInfo(b)
+	if err := i.readFunctions(b); err != nil {
+		if !b.BuildInfo {
+			return nil, &NotGoError{path, err.Error()}
+		}
+		b.problem("no probe sites: %v", err)
+	}
+	b.Cgo = len(i.functions[funcCgo]) > 0
+	b.Race = len(i.functions[funcRace]) > 0
+	i.readSites(b)
+	i.readLayout(b)
+	return b, nil
+}
+
+func (b *Binary) problem(format string, args ...any) {
+	b.Problems = append(b.Problems, strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " "))
+}
+
+func (i *image) readBuildInfo(b *Binary) {
+	info, err := buildinfo.Read(&bounded{i.file, maxTable})
+	if err != nil {
+		return
+	}
+	b.BuildInfo, b.GoVersion = true, info.GoVersion
+	for _, m := range info.Deps {
+		version := m.Version
+		if r := m.Replace; r != nil {
+			version = ""
+			if r.Path == m.Path {
+				version = r.Version
+			}
+		}
+		b.Modules[m.Path] = version
+	}
+	// The main module may itself be one of those: grpc's own examples.
+	if info.Main.Path != "" {
+		b.Modules[info.Main.Path] = info.Main.Version
+	}
+}
+
+// readFunctions finds the functions by the symbol table, else by the runtime's.
+func (i *image) readFunctions(b *Binary) error {
+	wanted := wantedNames()
+	symbols, err := i.readSymbols(wanted)
+	if err != nil {
+		b.problem("the symbol table is not read: %v", err)
+	}
+	b.Stripped = !symbols
+	known := len(i.functions[funcGogo]) > 0
+	if known && b.BuildInfo {
+		return nil
+	}
+	t, err := i.findPclntab()
+	if err != nil {
+		if known {
+			return nil
+		}
+		return err
+	}
+	if !b.BuildInfo {
+		b.GoVersion = t.goVersion()
+		b.problem("no build information: the version is told by the format of its table of functions only, those of modules not at all")
+	}
+	if known {
+		return nil
+	}
+	if err := i.readPclntab(t, wanted); err != nil {
+		return err
+	}
+	if len(i.functions[funcGogo]) == 0 {
+		return errors.New("its table of functions does not name the runtime's: obfuscated")
+	}
+	return nil
+}
+
+func (i *image) readSites(b *Binary) {
+	if len(i.functions) > 0 && !i.wellPlaced() {
+		b.problem("no probe sites: where its functions begin is not what the table of functions says")
+		i.functions = nil
+	}
+	for _, t := range targets() {
+		probes, guarded, err := i.choose(t)
+		if err != nil {
+			why := err.Error()
+			if !i.hasPackage(t.pkg) {
+				why = t.pkg + " is not in the program"
+			}
+			b.Absent = append(b.Absent, Absent{t.site, why})
+			continue
+		}
+		if guarded {
+			b.Layout.Guarded |= 1 << t.site
+		}
+		b.Probes = append(b.Probes, probes...)
+	}
+}
+
+// readLayout collects the offsets and addresses.
+func (i *image) readLayout(b *Binary) {
+	var debug *debugInfo
+	if b.DWARF {
+		var err error
+		if debug, err = i.debugInfo(); err != nil {
+			b.problem("offsets are not read from the file: %v", err)
+		}
+	}
+	versions := offsets.Versions{Go: b.GoVersion, Modules: b.Modules}
+	if !b.BuildInfo {
+		versions.Go = ""
+	}
+	from := map[Source]int{}
+	guessed := map[uint32]bool{} // groups of fields that are not known for sure, by the flag
+	for _, f := range field.All() {
+		offset, source := i.locate(f, debug, versions)
+		b.Layout.Offset[f] = offset
+		group := groupOf(f)
+		if group == 0 || !i.hasPackage(packageOfGroup(group)) {
+			continue
+		}
+		if offset != field.Unknown {
+			from[source]++
+		}
+		if source == SourceNearest || source == SourceUnknown {
+			guessed[group] = true
+		}
+	}
+	b.arguments()
+	for _, source := range []Source{SourceDWARF, SourceTable, SourceNearest} {
+		if from[source] > 0 {
+			b.Source = source // the least certain
+		}
+	}
+	b.Layout.Goidgen, b.Layout.Allp = i.goidgen(), i.allp()
+	if i.elf.Machine == elf.EM_AARCH64 && !b.Cgo {
+		b.Layout.Flags |= FlagRegister | FlagGoroutines
+	} else if offset, ok := i.threadG(); ok {
+		b.Layout.TLSG = offset
+		b.Layout.Flags |= FlagGoroutines
+	} else {
+		b.problem("where the runtime keeps the current goroutine is not known: exec keys are threads")
+	}
+	if b.Layout.Offset[field.GGoid] == field.Unknown {
+		b.Layout.Flags &^= FlagGoroutines
+	}
+	// Each tier writes on its own fields and on those below it.
+	if guessed[FlagWrites] || b.Source == SourceUnknown {
+		return
+	}
+	b.Layout.Flags |= FlagWrites
+	for _, flag := range []uint32{FlagWritesH2, FlagWritesXNet} {
+		if i.hasPackage(packageOfGroup(flag)) && !guessed[flag] {
+			b.Layout.Flags |= flag
+		}
+	}
+	if i.hasPackage(pkgGRPC) && !guessed[FlagWritesGRPC] && b.Layout.Flags&FlagWritesXNet != 0 {
+		b.Layout.Flags |= FlagWritesGRPC
+	}
+}
+
+// locate is the offset of a field and where it is known from. It may be known to be
+// absent.
+func (i *image) locate(f field.Field, debug *debugInfo, versions offsets.Versions) (uint16, Source) {
+	source := SourceUnknown
+	if debug != nil {
+		for _, at := range f.Locations() {
+			offset, known := debug.find(at)
+			if known {
+				source = SourceDWARF
+			}
+			if offset != field.Unknown {
+				return offset, SourceDWARF
+			}
+		}
+		if source == SourceDWARF {
+			return field.Unknown, source
+		}
+	}
+	for _, at := range f.Locations() {
+		r := offsets.Lookup(at, versions)
+		switch {
+		case r.Present && r.Exact:
+			return r.Offset, SourceTable
+		case r.Present:
+			return r.Offset, SourceNearest
+		case r.Exact:
+			source = SourceTable
+		}
+	}
+	if source == SourceUnknown && debug.whole() {
+		source = SourceDWARF // it has all types of the program, and this is none
+	}
+	return field.Unknown, source
+}
+
+// groupOf is the tier that writes by a field, as its flag; 0 for what is only read
+// where memory is not written.
+func groupOf(f field.Field) uint32 {
+	switch {
+	case f == field.GRPCStatusS, f == field.GRPCStatusCode:
+		return 0
+	case f < field.H2First, f >= field.MapDirPtr:
+		return FlagWrites
+	case f < field.H2First.In(field.XNet):
+		return FlagWritesH2
+	case f < field.GRPCFirst && f < field.HpackName:
+		return FlagWritesXNet
+	case f < field.GRPCFirst:
+		return FlagWrites
+	}
+	return FlagWritesGRPC
+}
+
+// packageOfGroup is what must be in the program for a tier to matter. HTTP/1 and the
+// runtime are in all of them.
+func packageOfGroup(flag uint32) string {
+	switch flag {
+	case FlagWritesXNet:
+		return pkgXNet
+	case FlagWritesGRPC:
+		return pkgGRPC
+	}
+	return pkgHTTP
+}
