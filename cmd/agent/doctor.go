@@ -90,6 +90,8 @@ const (
 	capSockOps   = "sockops"
 	capSkMsg     = "sk_msg"
 	capInjection = "injection"
+	capGoUprobes = "go.uprobes"
+	capGoWrites  = "go.writes"
 )
 
 var (
@@ -209,7 +211,7 @@ func (e *examination) run() (*diagnosis, error) {
 	for _, way := range captureWays {
 		steps = append(steps, func() capability { return e.wayRow(way) })
 	}
-	steps = append(steps, e.captureRow, e.memlockRow, e.cgroupRow, e.sockOpsRow, e.skMsgRow, e.injectionRow, e.livenessRow, e.lockdownRow, e.uprobeRow, e.pidfdRow, bpfFileSystemRow, e.kubernetesRow)
+	steps = append(steps, e.captureRow, e.memlockRow, e.cgroupRow, e.sockOpsRow, e.skMsgRow, e.injectionRow, e.livenessRow, e.goUprobesRow, e.goWritesRow, e.pidfdRow, bpfFileSystemRow, e.kubernetesRow)
 	for _, step := range steps {
 		if e.ctx.Err() != nil {
 			return nil, errors.New("doctor: interrupted; nothing is left behind")

@@ -297,53 +297,6 @@ func (e *examination) livenessRow() capability {
 		"injection may outlive a killed agent", "set WEFT_PROPAGATION_INJECT= to observe only, and report this line")
 }
 
-// lockdownRow believes the attempt; the file only adds the reason.
-func (e *examination) lockdownRow() capability {
-	const name = "lockdown"
-	said := "there is no lockdown file"
-	mode := ""
-	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {
-		if _, rest, ok := strings.Cut(string(b), "["); ok {
-			mode, _, _ = strings.Cut(rest, "]")
-			said = "lockdown is " + mode
-		}
-	}
-	refused := capability{Name: name, State: stateDegraded, Why: "the kernel refuses bpf_probe_write_user; " + said,
-		Effect: "Go header writes will use the socket tier; nothing else is lost",
-		Mend:   "none needed; it ends with Secure Boot off, or without lockdown= on the kernel command line"}
-	if c, ok := e.blocked(name); ok {
-		if mode == "integrity" || mode == "confidentiality" {
-			refused.Why = said
-			return refused
-		}
-		c.Why += "; " + said
-		return c
-	}
-	if !e.held.Has(privilege.SysAdmin) { // the kernel wants it for this helper, and hides why it refuses
-		return capability{Name: name, State: stateUnknown, Why: "not tried without CAP_SYS_ADMIN, which weft has no use for; " + said}
-	}
-	switch isRefused, err := probe.WriteUser(); {
-	case isRefused:
-		return refused
-	case err != nil:
-		return capability{Name: name, State: stateUnknown, Why: "not tried: " + oneLine(err)}
-	}
-	return capability{Name: name, State: stateOK, Why: "bpf_probe_write_user loads; " + said}
-}
-
-func (e *examination) uprobeRow() capability {
-	const name = "uprobe"
-	if c, ok := e.blocked(name); ok {
-		return c
-	}
-	mend := "use a kernel with CONFIG_UPROBE_EVENTS=y"
-	if !e.held.Has(privilege.SysAdmin) {
-		mend += "; those of 2025 and later want CAP_SYS_ADMIN for uprobes"
-	}
-	return row(name, "attaches to a function of this process, and runs", probe.Uprobe(),
-		"nothing in this version; Go programs stay with the socket tier", mend)
-}
-
 // pidfdRow is about connections that were open before weft came.
 func (e *examination) pidfdRow() capability {
 	const name = "pidfd_getfd"

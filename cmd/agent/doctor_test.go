@@ -152,7 +152,7 @@ func TestDoctorOnPoorHosts(t *testing.T) {
 
 var rowNames = []string{"kernel", "cap_bpf", "cap_perfmon", "cap_net_admin", "cap_sys_ptrace", "cap_dac_read_search", "pid_namespace", "btf", "bpf", "ring_buffer", "tp_btf",
 	"capture.fentry", "capture.kprobe", "capture.tracepoint", "capture", "memlock",
-	"cgroup_v2", "sockops", "sk_msg", "injection", "liveness", "lockdown", "uprobe", "pidfd_getfd", "bpf_fs", "kubernetes"}
+	"cgroup_v2", "sockops", "sk_msg", "injection", "liveness", capGoUprobes, capGoWrites, "pidfd_getfd", "bpf_fs", "kubernetes"}
 
 // parseDiagnosis reads --json strictly and checks what holds on every host.
 func parseDiagnosis(t *testing.T, status int, out string) map[string]capability {
@@ -206,9 +206,12 @@ func TestDoctorAsRoot(t *testing.T) {
 	// What can be known of this host in another way must agree.
 	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {
 		locked := !strings.Contains(string(b), "[none]")
-		if got := rows["lockdown"].State; got == stateUnknown || (got == stateDegraded) != locked {
-			t.Errorf("lockdown is %s, and the file says %s", got, b)
+		if got := rows[capGoWrites].State; got == stateUnknown || (got == stateDegraded) != locked {
+			t.Errorf("go.writes is %s, and lockdown is %s", got, b)
 		}
+	}
+	if c := rows[capGoUprobes]; c.State != stateMissing && !strings.Contains(c.Why, " µs here") {
+		t.Errorf("%+v does not say what a hit costs", c)
 	}
 	if _, err := os.Stat("/sys/kernel/tracing/events"); err == nil {
 		_, err := os.Stat("/sys/kernel/tracing/kprobe_events")
@@ -268,7 +271,7 @@ func TestDoctorAsNobody(t *testing.T) {
 	if status != 2 || stderr != "" {
 		t.Errorf("exit status %d, stderr %q", status, stderr)
 	}
-	for _, name := range []string{capBPF, capRing, capTPBTF, capCapture, capSockOps, capSkMsg, capInjection, "liveness", "uprobe"} {
+	for _, name := range []string{capBPF, capRing, capTPBTF, capCapture, capSockOps, capSkMsg, capInjection, "liveness", capGoUprobes} {
 		if c := rows[name]; c.State != stateUnknown || c.Why != "not tried without CAP_BPF and CAP_PERFMON" {
 			t.Errorf("%+v", c)
 		}
@@ -329,8 +332,8 @@ func TestVerdict(t *testing.T) {
 	}{
 		{"all is well", nil, propagates, 0, ""},
 		{"tracepoint, receive program, lockdown", map[string]state{"capture.fentry": stateMissing, "capture.kprobe": stateMissing,
-			capCapture: stateDegraded, capInjection: stateDegraded, "lockdown": stateDegraded}, propagates, 0, ""},
-		{"no uprobes, no adoption", map[string]state{"uprobe": stateMissing, "pidfd_getfd": stateMissing}, propagates, 0, ""},
+			capCapture: stateDegraded, capInjection: stateDegraded, capGoWrites: stateDegraded}, propagates, 0, ""},
+		{"no uprobes, no adoption", map[string]state{capGoUprobes: stateMissing, "pidfd_getfd": stateMissing}, propagates, 0, ""},
 		{"no cgroup v2", map[string]state{capCgroup: stateMissing, capSockOps: stateUnknown, capInjection: stateUnknown}, observes, 1, capCgroup},
 		{"self-test failed", map[string]state{capInjection: stateMissing, "liveness": stateUnknown}, observes, 1, capInjection},
 		{"no sk_msg", map[string]state{capSkMsg: stateMissing, capInjection: stateUnknown}, observes, 1, capSkMsg},
@@ -363,10 +366,10 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestDoctorText(t *testing.T) {
-	d := diagnosis{Capabilities: rowsWith(map[string]state{capCapture: stateDegraded, capSkMsg: stateMissing, "uprobe": stateUnknown})}
+	d := diagnosis{Capabilities: rowsWith(map[string]state{capCapture: stateDegraded, capSkMsg: stateMissing, capGoUprobes: stateUnknown})}
 	text := string(d.text(palette{}))
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	marks := map[string]string{capCapture: "~", capSkMsg: "✗", "uprobe": "?", capBTF: "✓"}
+	marks := map[string]string{capCapture: "~", capSkMsg: "✗", capGoUprobes: "?", capBTF: "✓"}
 	column := -1
 	for _, line := range lines[:len(lines)-2] {
 		before, _, found := strings.Cut(line, "why of ")

@@ -1,9 +1,14 @@
 package probe
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 )
 
 // needRoot skips where BPF cannot be tried, and fails where it must be.
@@ -23,7 +28,8 @@ func needRoot(t *testing.T) {
 func TestEveryKernel(t *testing.T) {
 	needRoot(t)
 	for name, try := range map[string]func() error{
-		"bpf": BPF, "ring buffer": RingBuffer, "sk_msg": SkMsg, "uprobe": Uprobe,
+		"bpf": BPF, "ring buffer": RingBuffer, "sk_msg": SkMsg,
+		"uprobe": func() error { _, err := Uprobe(); return err },
 		"tp_btf": func() error { return TracepointBTF("sched_process_exec") },
 	} {
 		for range 2 { // the first has left nothing in the second's way
@@ -31,6 +37,42 @@ func TestEveryKernel(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
+	}
+}
+
+// What a hit costs is between what nothing and what a context switch costs, on any
+// machine; an emulated one is far from a millisecond.
+func TestUprobeCost(t *testing.T) {
+	needRoot(t)
+	for name, try := range map[string]func() (time.Duration, error){"perf": Uprobe, "multi": UprobeMulti} {
+		hit, err := try()
+		if name == "multi" && errors.Is(err, ebpf.ErrNotSupported) {
+			t.Logf("not tried: %v", err)
+			continue
+		}
+		if err != nil || hit <= 0 || hit > time.Millisecond {
+			t.Errorf("%s: %v a hit, %v", name, hit, err)
+		}
+		t.Logf("%s: %v a hit", name, hit)
+	}
+}
+
+// The probe must be told when a hit on another thread is missed, and when the cookie
+// is another: both were kernel versions' faults.
+func TestUprobeNoticesFaults(t *testing.T) {
+	needRoot(t)
+	elsewhere := func(exe *link.Executable, p *ebpf.Program, offset uint64) (link.Link, error) {
+		return exe.Uprobe("", p, &link.UprobeOptions{Address: offset, PID: os.Getppid()})
+	}
+	if _, err := uprobe(ebpf.AttachNone, elsewhere); err == nil || !strings.Contains(err.Error(), "did not run") {
+		t.Errorf("attached to another process: %v", err)
+	}
+	other := func(exe *link.Executable, p *ebpf.Program, offset uint64) (link.Link, error) {
+		return exe.UprobeMulti(nil, p, &link.UprobeMultiOptions{Addresses: []uint64{offset}, Cookies: []uint64{1}, PID: uint32(os.Getpid())})
+	}
+	if _, err := uprobe(ebpf.AttachTraceUprobeMulti, other); err == nil ||
+		!strings.Contains(err.Error(), "is told cookie 0x1") && !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Errorf("another cookie: %v", err)
 	}
 }
 
