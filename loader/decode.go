@@ -62,6 +62,13 @@ type ProcessRecord struct {
 // sockhash.
 type SocketRecord struct{ Cookie uint64 }
 
+// GoRecord is a decoded struct weft_go: a Go process does what is watched on demand.
+type GoRecord struct {
+	PID      uint32
+	PIDStart uint64
+	Use      uint32 // enum weft_go_use
+}
+
 // receiver takes decoded records. Each kind has a method of its own, because a
 // value of any of them would cost an allocation.
 type receiver interface {
@@ -71,10 +78,11 @@ type receiver interface {
 	Response(event.Response)
 	process(ProcessRecord)
 	socket(SocketRecord)
+	goProgram(GoRecord)
 }
 
 // Decode turns one ring record into event.Request, event.Carried, event.Route,
-// event.Response, ProcessRecord or SocketRecord. It returns an error wrapping ErrRecord for
+// event.Response, ProcessRecord, SocketRecord or GoRecord. It returns an error wrapping ErrRecord for
 // anything else.
 func Decode(raw []byte, clock Clock) (any, error) {
 	var out single
@@ -93,6 +101,7 @@ func (d *single) Route(r event.Route)       { d.record = r }
 func (d *single) Response(r event.Response) { d.record = r }
 func (d *single) process(r ProcessRecord)   { d.record = r }
 func (d *single) socket(r SocketRecord)     { d.record = r }
+func (d *single) goProgram(r GoRecord)      { d.record = r }
 
 // decoder decodes records, one after the other.
 type decoder struct {
@@ -155,6 +164,12 @@ func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
 			return err
 		}
 		to.socket(SocketRecord{Cookie: r.Cookie})
+	case uint16(WeftWeftEventTypeWEFT_EVENT_GO):
+		r, err := view[WeftWeftGo](raw)
+		if err != nil {
+			return err
+		}
+		to.goProgram(GoRecord{PID: r.Tgid, PIDStart: r.ProcessStartNs, Use: r.Use})
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecord, head.Type)
 	}

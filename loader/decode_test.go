@@ -84,6 +84,12 @@ func socketRecord() []byte {
 	return bytesOf(&r)
 }
 
+func goRecord() []byte {
+	r := WeftWeftGo{ProcessStartNs: 1000, Tgid: 41, Use: 1}
+	r.Head = headOf(WeftWeftEventTypeWEFT_EVENT_GO, unsafe.Sizeof(r))
+	return bytesOf(&r)
+}
+
 func TestDecode(t *testing.T) {
 	clock := Clock{Offset: time.Second}
 	for name, c := range map[string]struct {
@@ -117,6 +123,7 @@ func TestDecode(t *testing.T) {
 			End: time.Unix(1, 3000), Clock: time.Second, RequestBody: 1, ResponseBody: 2, Status: 503, Reason: event.EndReset, GRPC: event.GRPCUnavailable}},
 		"process": {processRecord(ProcessListen), ProcessRecord{PID: 41, ParentPID: 40, PIDStart: 99, Op: ProcessListen, Port: 8080}},
 		"socket":  {socketRecord(), SocketRecord{Cookie: 77}},
+		"go":      {goRecord(), GoRecord{PID: 41, PIDStart: 1000, Use: 1}},
 		// The ring rounds up to eight bytes; what follows a record is not it.
 		"longer buffer": {append(socketRecord(), 1, 2, 3), SocketRecord{Cookie: 77}},
 	} {
@@ -163,7 +170,8 @@ func TestDecodeMalformed(t *testing.T) {
 		"older version":           {patched(requestRecord(), version(1)), "version 1, want 2"},
 		"newer version":           {patched(requestRecord(), version(3)), "version 3, want 2"},
 		"type never used":         {patched(socketRecord(), kind(0)), "type 0"},
-		"type of the future":      {patched(socketRecord(), kind(7)), "type 7"},
+		"type of the future":      {patched(socketRecord(), kind(8)), "type 8"},
+		"a socket named go":       {patched(socketRecord(), kind(7)), "24 bytes, want 32"},
 		"a socket named request":  {patched(socketRecord(), kind(1)), "24 bytes, want 552"},
 		"a socket named route":    {patched(socketRecord(), kind(6)), "24 bytes, want 160"},
 		"a socket named process":  {patched(socketRecord(), kind(3)), "24 bytes, want 40"},

@@ -16,6 +16,8 @@ const (
 	attachConnection = "connection" // an open connection, to the sockhash
 	attachProcess    = "process"    // a process, to the targets map
 	attachRunTime    = "run_time"   // BPF_ENABLE_STATS
+	attachGo         = "go"         // the programs for Go, loaded
+	attachUprobe     = "uprobe"     // a Go program, from within
 )
 
 // Causes of Failure.
@@ -39,7 +41,7 @@ var errBlocking = errors.New("a blocking socket, and this kernel needs the recei
 
 // Failure counts attachments refused for one cause.
 type Failure struct {
-	Attach string // a Capture, or sk_msg, cgroup, connection, process, run_time
+	Attach string // a Capture, or sk_msg, cgroup, connection, process, run_time, go, uprobe
 	Cause  string
 	Value  uint64
 }
@@ -56,6 +58,8 @@ func attachCauses() map[string][]string {
 		attachConnection:          {causePermission, causeUnsupported, causeLimit, causeGone, causeBlocking, causeOther},
 		attachProcess:             {causePermission, causeLimit, causeOther},
 		attachRunTime:             {causePermission, causeUnsupported, causeOther},
+		attachGo:                  load,
+		attachUprobe:              {causePermission, causeUnsupported, causeLimit, causeGone, causeOther},
 	}
 }
 
@@ -139,7 +143,7 @@ func causeOf(attach string, err error) string {
 		cause = causePermission
 	case is(unix.ENOMEM, unix.E2BIG, unix.ENOSPC, unix.EMFILE, unix.ENFILE):
 		cause = causeLimit
-	case is(unix.ESRCH, unix.EBADF, fs.ErrNotExist) && (attach == attachCgroup || attach == attachConnection):
+	case is(unix.ESRCH, unix.EBADF, fs.ErrNotExist) && (attach == attachCgroup || attach == attachConnection || attach == attachUprobe):
 		cause = causeGone
 	case is(ebpf.ErrNotSupported, ErrNoCgroup2, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL, fs.ErrNotExist):
 		cause = causeUnsupported

@@ -27,6 +27,7 @@ type finder struct {
 	targets  *ebpf.Map
 	threads  *ebpf.Map // nil: nothing is forgotten there
 	inject   *injector // nil: observing only
+	golang   *golang   // nil: Go programs are like any other
 	failed   *attachFailures
 	sampling Sampling
 	services services // rate limits by service.name
@@ -48,6 +49,8 @@ type tracked struct {
 	// inherited says that it is selected as its parent's child and matches no
 	// entry itself.
 	inherited bool
+	// golang is what is known of it as a Go program, once it is attached.
+	golang goAttached
 }
 
 // unmatchedAfter is how long nothing may match before the user is told.
@@ -101,6 +104,10 @@ func (f *finder) process(h Handler, r ProcessRecord) {
 	switch r.Op {
 	case ProcessExec:
 		if r.PID != uint32(os.Getpid()) {
+			f.golang.leave(r.PID)
+			if was := f.tracked[r.PID]; was != nil {
+				was.golang = goAttached{} // another image
+			}
 			f.look(h, r.PID, r.PIDStart, nil)
 		}
 	case ProcessListen:
@@ -146,6 +153,7 @@ func (f *finder) lookFor(h Handler, pid uint32, start uint64, ports func() ([]ui
 		// A descendant of `weft exec` stays whatever it executes.
 		info := f.describe(p, "", start)
 		f.refresh(p, start, uint32(WeftWeftTargetFlagWEFT_TARGET_STICKY), info.Service)
+		f.follow(p, start)
 		h.Process(info)
 		return
 	}
@@ -171,6 +179,7 @@ func (f *finder) lookFor(h Handler, pid uint32, start uint64, ports func() ([]ui
 	if was != nil {
 		was.service, was.inherited = service, false
 		f.refresh(p, start, 0, info.Service)
+		f.follow(p, start)
 		return
 	}
 	f.log.Info("process selected", "pid", pid, "exe", p.exe, "service", info.Service)
@@ -217,8 +226,43 @@ func (f *finder) relook(h Handler, pids []uint32) {
 
 // target is what the kernel is told of a process; name is its service.name.
 func (f *finder) target(p *process, start uint64, flags uint32, name string) WeftWeftTarget {
-	return WeftWeftTarget{StartNs: start, Flags: flags | p.targetFlags(),
+	t := WeftWeftTarget{StartNs: start, Flags: flags | p.targetFlags(),
 		Rules: f.sampling.rulesFor(name), Service: f.services.index(name)}
+	if known := f.tracked[p.pid]; known != nil {
+		t.GoLayout, t.GoBias = known.golang.layout, known.golang.bias
+	}
+	return t
+}
+
+// follow has a selected process followed as a Go program, if it is one and is not yet.
+func (f *finder) follow(p *process, start uint64) {
+	t := f.tracked[p.pid]
+	if f.golang == nil || t == nil || t.golang.asked || !p.migrates() {
+		return
+	}
+	t.golang = goAttached{asked: true}
+	f.golang.follow(p.pid, start)
+}
+
+// goAttached tells the kernel where Go processes have what it reads of them.
+func (f *finder) goAttached(all []goAttached) {
+	for _, a := range all {
+		t := f.tracked[a.pid]
+		if t == nil || t.start != a.start || !t.golang.asked {
+			continue // it has ended meanwhile, or executes something else
+		}
+		t.golang = a
+		t.golang.asked = true
+		var target WeftWeftTarget
+		err := f.targets.Lookup(a.pid, &target)
+		if err == nil {
+			target.GoLayout, target.GoBias = a.layout, a.bias
+			err = f.targets.Update(a.pid, target, ebpf.UpdateExist)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			f.log.Debug("target not refreshed", "pid", a.pid, "err", err)
+		}
+	}
 }
 
 // refresh notes what a selected process executes now.
@@ -238,6 +282,7 @@ func (f *finder) selectProcess(p *process, start uint64, service, name string) {
 		return
 	}
 	f.track(p.pid, start, p.cgroup, service)
+	f.follow(p, start)
 	if f.inject == nil {
 		return
 	}
@@ -306,6 +351,7 @@ func (f *finder) drop(pid uint32) {
 		return
 	}
 	delete(f.tracked, pid)
+	f.golang.leave(pid)
 	f.count.Store(int64(len(f.tracked)))
 	if f.inject == nil {
 		return

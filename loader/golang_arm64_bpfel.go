@@ -467,6 +467,7 @@ const (
 	GolangVarBtfGoLayout        = "btf_go_layout"
 	GolangVarBtfGoSite          = "btf_go_site"
 	GolangVarEdgeNames          = "edge_names"
+	GolangVarGoWrites           = "go_writes"
 	GolangVarInjectHeaders      = "inject_headers"
 	GolangVarLimitIntervalNs    = "limit_interval_ns"
 	GolangVarRuleLetters        = "rule_letters"
@@ -563,6 +564,7 @@ type GolangVariableSpecs struct {
 	BtfGoLayout        *ebpf.VariableSpec `ebpf:"btf_go_layout"`
 	BtfGoSite          *ebpf.VariableSpec `ebpf:"btf_go_site"`
 	EdgeNames          *ebpf.VariableSpec `ebpf:"edge_names"`
+	GoWrites           *ebpf.VariableSpec `ebpf:"go_writes"`
 	InjectHeaders      *ebpf.VariableSpec `ebpf:"inject_headers"`
 	LimitIntervalNs    *ebpf.VariableSpec `ebpf:"limit_interval_ns"`
 	RuleLetters        *ebpf.VariableSpec `ebpf:"rule_letters"`
@@ -655,6 +657,7 @@ type GolangVariables struct {
 	BtfGoLayout        *ebpf.Variable `ebpf:"btf_go_layout"`
 	BtfGoSite          *ebpf.Variable `ebpf:"btf_go_site"`
 	EdgeNames          *ebpf.Variable `ebpf:"edge_names"`
+	GoWrites           *ebpf.Variable `ebpf:"go_writes"`
 	InjectHeaders      *ebpf.Variable `ebpf:"inject_headers"`
 	LimitIntervalNs    *ebpf.Variable `ebpf:"limit_interval_ns"`
 	RuleLetters        *ebpf.Variable `ebpf:"rule_letters"`

@@ -29,6 +29,7 @@ type Loader struct {
 	bell     *bell     // of the ring
 	inject   *injector // nil: observing only
 	finder   *finder
+	golang   *golang
 	counters []string
 	clock    Clock
 	recorder *recorder // nil: not recording
@@ -88,6 +89,8 @@ func New(o Options) (*Loader, error) {
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
 	l.finder.threads = coll.Maps["threads"]
+	l.golang = newGolang(o, coll.Maps)
+	l.finder.golang = l.golang
 	l.alone = o.Alone
 	l.options, l.changes = o, make(chan func())
 	if o.Standby {
@@ -204,6 +207,9 @@ func (l *Loader) Ready() (bool, string) {
 	if why := l.finder.hidden.unready(); why != "" {
 		return false, why
 	}
+	if why := l.golang.unready(); why != "" {
+		return false, why
+	}
 	return true, ""
 }
 
@@ -316,6 +322,7 @@ func (l *Loader) Run(ctx context.Context) error {
 			l.finder.relook(l.handler, pids)
 		}
 		l.finder.adoptAgain(now)
+		l.finder.goAttached(l.golang.take())
 		select {
 		case change := <-l.changes:
 			change()
@@ -390,6 +397,7 @@ func (l *Loader) detach() error {
 		errs = append(errs, l.inject.close())
 		l.inject = nil
 	}
+	errs = append(errs, l.golang.close())
 	return errors.Join(append(errs, l.coll.letGo())...)
 }
 
@@ -420,6 +428,7 @@ func (l *live) Carried(r event.Carried)   { l.handler.Carried(r) }
 func (l *live) Route(r event.Route)       { l.handler.Route(r) }
 func (l *live) Response(r event.Response) { l.handler.Response(r) }
 func (l *live) process(r ProcessRecord)   { l.finder.process(l.handler, r) }
+func (l *live) goProgram(r GoRecord)      { l.golang.demand(r) }
 
 func (l *live) socket(r SocketRecord) {
 	if l.inject == nil {

@@ -79,6 +79,7 @@ type Options struct {
 
 	failed    *attachFailures // set by New
 	injecting bool            // the injecting programs stay loaded, whatever Policy says
+	goWrites  bool            // the memory of Go programs may be written
 }
 
 // injects says whether anything may be written at all.

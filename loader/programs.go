@@ -229,10 +229,11 @@ func setConstants(spec *ebpf.CollectionSpec, o Options, every bool) error {
 		"edge_names":           edges,
 		"attribute_count":      uint8(len(o.Policy.Attributes)),
 		"discover":             boolByte(o.Selector != nil),
+		"go_writes":            boolByte(o.goWrites),
 	} {
 		v, ok := spec.Variables[name]
 		switch {
-		case !ok && every:
+		case !ok && every && name != "go_writes": // the Go object's own
 			return fmt.Errorf("set constant %s: not in the BPF object", name)
 		case !ok:
 			continue

@@ -46,7 +46,7 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	if c.Sampling != nil {
 		o.Sampling = *c.Sampling
 	}
-	var next *ebpf.Collection
+	var next *exchange
 	if c.Policy != nil || c.Sampling != nil {
 		var err error
 		if next, err = l.prepare(&o, c.Policy != nil); err != nil {
@@ -73,7 +73,7 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	}
 	if err != nil {
 		if next != nil {
-			next.Close()
+			next.close()
 		}
 		return err
 	}
@@ -88,8 +88,21 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	return nil
 }
 
+// exchange holds the programs of a changed configuration, and their maps.
+type exchange struct {
+	*ebpf.Collection
+	golang *ebpf.Collection // of the Go object; nil: it is not loaded
+}
+
+func (e *exchange) close() {
+	e.Close()
+	if e.golang != nil {
+		e.golang.Close()
+	}
+}
+
 // prepare loads the programs of a changed configuration beside the running ones.
-func (l *Loader) prepare(o *Options, policy bool) (*ebpf.Collection, error) {
+func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 	old := l.options.Policy
 	switch {
 	case !l.coll.exchangeable:
@@ -135,11 +148,15 @@ func (l *Loader) prepare(o *Options, policy bool) (*ebpf.Collection, error) {
 	if policy {
 		err = errors.Join(err, keepRules(old, next.Maps["egress_rules"]))
 	}
+	e := &exchange{Collection: next}
+	if err == nil {
+		e.golang, err = l.golang.prepare(*o, next.Maps)
+	}
 	if err != nil {
-		next.Close()
+		e.close()
 		return nil, err
 	}
-	return next, nil
+	return e, nil
 }
 
 // holdRule is the place of a rule that holds baggage back where old rules let some
@@ -169,7 +186,7 @@ func keepRules(old Policy, into *ebpf.Map) error {
 }
 
 // replace puts the programs of next behind the hooks. On failure the old ones are.
-func (l *Loader) replace(next *ebpf.Collection) error {
+func (l *Loader) replace(next *exchange) error {
 	swap := func(programs map[string]*ebpf.Program) error {
 		var errs []error
 		for name, d := range l.coll.entries {
@@ -181,6 +198,9 @@ func (l *Loader) replace(next *ebpf.Collection) error {
 		return errors.Join(errs...)
 	}
 	if err := swap(next.Programs); err != nil {
+		return errors.Join(err, swap(l.coll.Programs))
+	}
+	if err := l.golang.replace(next.golang); err != nil {
 		return errors.Join(err, swap(l.coll.Programs))
 	}
 	l.coll.mu.Lock()

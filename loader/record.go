@@ -140,6 +140,7 @@ func (r replayed) process(p ProcessRecord) {
 }
 
 func (replayed) socket(SocketRecord) {}
+func (replayed) goProgram(GoRecord)  {}
 
 // readFrame returns io.EOF only between two frames. The record is in buffer, which
 // grows as it needs to.

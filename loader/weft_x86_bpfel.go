@@ -571,6 +571,15 @@ const (
 	WeftWeftGoSiteWEFT_GO_SITE_H2ROUNDTRIP         WeftWeftGoSite = 32
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_ORIGINATE      WeftWeftGoSite = 34
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_HANDLER_STATUS WeftWeftGoSite = 35
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_HEADERS WeftWeftGoSite = 16
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_HANDLER        WeftWeftGoSite = 17
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_END     WeftWeftGoSite = 18
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_REQUEST        WeftWeftGoSite = 19
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_WRITE          WeftWeftGoSite = 20
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_RESPONSE       WeftWeftGoSite = 21
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_CLIENT_END     WeftWeftGoSite = 22
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_RESET   WeftWeftGoSite = 23
+	WeftWeftGoSiteWEFT_GO_SITE_XNET_ROUNDTRIP      WeftWeftGoSite = 33
 	WeftWeftGoSiteWEFT_GO_SITES                    WeftWeftGoSite = 40
 )
 

@@ -13,6 +13,9 @@
 
 #include "../socket/data.h"
 
+/* Set by the loader before load: the memory of programs may be written. */
+volatile const u8 go_writes;
+
 /* As the kernel hands registers to the program of a uprobe. */
 #if defined(__TARGET_ARCH_x86)
 struct go_regs {

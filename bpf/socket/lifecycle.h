@@ -101,11 +101,12 @@ int weft_fork(u64 *ctx)
 	t = bpf_map_lookup_elem(&targets, &ptgid);
 	if (!t)
 		return 0;
-	/* It runs the same image, until it executes another. */
+	/* It runs the same image until it executes another, but is not attached to. */
 	mine = *t;
 	mine.start_ns = BPF_CORE_READ(child, start_boottime);
 	mine.flags = t->flags & ~(WEFT_TARGET_PARENT | WEFT_TARGET_QUIET);
 	mine.go_flags = 0;
+	mine.go_layout = 0;
 	if (t->flags & WEFT_TARGET_QUIET && !(t->flags & WEFT_TARGET_PARENT))
 		return 0;
 	if (bpf_map_update_elem(&targets, &tgid, &mine, BPF_ANY)) {

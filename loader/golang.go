@@ -1,0 +1,355 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"weft/loader/gobin"
+)
+
+// golang follows Go programs from within: it analyses the executables of matched
+// processes and attaches to them, beside the ring's reader, which never waits for
+// it. Until a process is attached, and where it cannot be, the socket tier alone
+// traces it.
+type golang struct {
+	log    *slog.Logger
+	failed *attachFailures
+	memory error // why no program's memory may be written; nil: it may
+
+	loading  sync.WaitGroup // of what follows
+	programs *ebpf.Collection
+	sites    map[gobin.Site]*ebpf.Program // what is attached to each, by the sites there are programs for
+	multi    bool                         // uprobe_multi links with cookies; else perf events per inode and site
+	err      error
+
+	work  sync.WaitGroup
+	queue chan struct{} // one token while tasks wait
+
+	mu      sync.Mutex
+	tasks   []func()
+	closed  bool
+	done    []goAttached
+	pending map[uint32]uint64 // processes that wait to be attached, by their number
+	serial  uint64
+	warned  map[string]bool
+
+	// Of the worker alone.
+	processes map[uint32]*goProcess
+	binaries  map[fileID]*goBinary
+	layouts   layouts
+}
+
+// goAttached is what the kernel is to be told of a process.
+type goAttached struct {
+	asked  bool // the worker has been told of it
+	pid    uint32
+	start  uint64
+	layout uint32 // 1 + index into go_layouts
+	bias   uint64
+}
+
+// goProcess is a process that is attached, or not to be.
+type goProcess struct {
+	start  uint64
+	binary *goBinary
+	links  goLinks
+	pidfd  int
+	tls    bool // the sites for TLS too
+}
+
+// fileID tells one executable from another, also where it has been replaced in place.
+type fileID struct {
+	dev, ino     uint64
+	size         int64
+	modified, at unix.Timespec
+}
+
+// maxGoTasks bounds what waits for the worker.
+const maxGoTasks = 1 << 16
+
+func newGolang(o Options, shared map[string]*ebpf.Map) *golang {
+	g := &golang{log: o.Log, failed: o.failed, memory: mayWriteUser(), queue: make(chan struct{}, 1),
+		pending: map[uint32]uint64{}, warned: map[string]bool{},
+		processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{}, layouts: layouts{m: shared["go_layouts"]}}
+	o.goWrites = g.memory == nil
+	g.loading.Go(func() {
+		if g.err = g.load(o, shared); g.err != nil {
+			g.failed.add(attachGo, g.err)
+		}
+	})
+	g.work.Go(g.run)
+	return g
+}
+
+// load loads the Go object, in the background of whoever starts.
+func (g *golang) load(o Options, shared map[string]*ebpf.Map) (err error) {
+	g.multi = haveUprobeMulti()
+	if g.programs, err = loadGo(o, shared, g.multi); err != nil {
+		return err
+	}
+	if err := fillSites(g.programs.Maps[goSlots], g.programs); err != nil {
+		return err
+	}
+	slots, err := goSites()
+	if err != nil {
+		return err
+	}
+	g.sites = map[gobin.Site]*ebpf.Program{}
+	for name, slot := range slots {
+		entry := g.programs.Programs[goEach+name]
+		if g.multi {
+			entry = g.programs.Programs[goEntry]
+		}
+		if g.programs.Programs[goSite+name] != nil {
+			g.sites[gobin.Site(slot)] = entry
+		}
+	}
+	return nil
+}
+
+// run does what is asked for, one thing after the other.
+func (g *golang) run() {
+	g.loading.Wait()
+	for range g.queue {
+		for {
+			g.mu.Lock()
+			if len(g.tasks) == 0 {
+				g.mu.Unlock()
+				break
+			}
+			task := g.tasks[0]
+			g.tasks = g.tasks[1:]
+			g.mu.Unlock()
+			task()
+		}
+	}
+}
+
+// do has the worker run a task. False: it is being stopped, or has too much to do.
+func (g *golang) do(task func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || len(g.tasks) >= maxGoTasks {
+		return false
+	}
+	g.tasks = append(g.tasks, task)
+	select {
+	case g.queue <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// follow attaches to a selected process, which may turn out not to be one of Go.
+func (g *golang) follow(pid uint32, start uint64) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	g.serial++
+	serial := g.serial
+	g.pending[pid] = serial
+	g.mu.Unlock()
+	ok := g.do(func() {
+		g.attach(pid, start)
+		g.settle(pid, serial)
+	})
+	if !ok {
+		g.settle(pid, serial)
+	}
+}
+
+// leave forgets a process: it has ended, executes something else, or is no longer
+// selected.
+func (g *golang) leave(pid uint32) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	delete(g.pending, pid)
+	g.mu.Unlock()
+	g.do(func() { g.detach(pid) })
+}
+
+// demand attaches what a process turned out to need.
+func (g *golang) demand(r GoRecord) {
+	if g == nil || r.Use&uint32(WeftWeftGoUseWEFT_GO_USE_TLS) == 0 {
+		return
+	}
+	g.do(func() {
+		p := g.processes[r.PID]
+		if p == nil || p.start != r.PIDStart || p.tls {
+			return
+		}
+		p.tls = true
+		g.report(p, g.attachSites(r.PID, p, true))
+	})
+}
+
+func (g *golang) settle(pid uint32, serial uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pending[pid] == serial {
+		delete(g.pending, pid)
+	}
+}
+
+// unready says which process is not attached yet, "" if none is.
+func (g *golang) unready() string {
+	if g == nil {
+		return ""
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for pid := range g.pending {
+		return fmt.Sprintf("attaching to Go programs, such as process %d", pid)
+	}
+	return ""
+}
+
+// take are the processes attached since it was last called.
+func (g *golang) take() []goAttached {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	done := g.done
+	g.done = nil
+	return done
+}
+
+// attach is follow, in the worker.
+func (g *golang) attach(pid uint32, start uint64) {
+	if g.processes[pid] != nil {
+		g.detach(pid)
+	}
+	p := &goProcess{start: start, pidfd: -1}
+	err := g.attachTo(pid, p)
+	var not *gobin.NotGoError
+	if errors.As(err, &not) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		g.log.Debug("not followed as a Go program", "pid", pid, "why", err)
+		return // another language, or gone
+	}
+	g.report(p, err)
+}
+
+// report tells of an attachment that failed; each cause once.
+func (g *golang) report(p *goProcess, err error) {
+	if err == nil {
+		return
+	}
+	g.failed.add(attachUprobe, err)
+	why := err.Error()
+	if g.warned[why] || len(g.warned) > 100 {
+		g.log.Debug("a Go program is traced by its sockets alone", "why", err)
+		return
+	}
+	g.warned[why] = true
+	args := []any{"why", err}
+	if p.binary != nil {
+		args = append(args, "exe", p.binary.path)
+	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		args = append(args, "mend", "give weft CAP_SYS_ADMIN")
+	}
+	g.log.Warn("a Go program is traced by its sockets alone: calls by other goroutines than the handler's are roots", args...)
+}
+
+func (g *golang) attachTo(pid uint32, p *goProcess) error {
+	file, err := os.Open(filepath.Join("/proc", strconv.Itoa(int(pid)), "exe"))
+	if err != nil {
+		return fmt.Errorf("open executable: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // read only
+	if p.binary, err = g.binaryOf(file, pid); err != nil {
+		return err
+	}
+	if g.err != nil {
+		return g.err
+	}
+	bias, err := p.binary.bias(pid)
+	if err != nil {
+		return err
+	}
+	if err := g.layouts.use(p.binary); err != nil {
+		return err
+	}
+	g.processes[pid] = p
+	p.binary.users++
+	err = g.attachSites(pid, p, false)
+	if err != nil {
+		g.detach(pid)
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.done = append(g.done, goAttached{pid: pid, start: p.start, layout: p.binary.layout, bias: bias})
+	return nil
+}
+
+// detach is leave, in the worker.
+func (g *golang) detach(pid uint32) {
+	p := g.processes[pid]
+	if p == nil {
+		return
+	}
+	delete(g.processes, pid)
+	p.binary.users--
+	links := p.links
+	if p.binary.users == 0 {
+		links = append(links, p.binary.links...)
+		p.binary.links, p.binary.attached = nil, nil
+	}
+	g.closing(links)
+}
+
+// closing lets links go beside the worker: the kernel waits until no CPU runs a
+// program any more, which for perf events takes it a tenth of a second each.
+func (g *golang) closing(links goLinks) {
+	if len(links) > 0 {
+		g.work.Go(func() {
+			if err := links.close(); err != nil {
+				g.log.Debug("probes of a Go program not let go", "err", err)
+			}
+		})
+	}
+}
+
+// close detaches from all.
+func (g *golang) close() error {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return nil
+	}
+	g.closed = true
+	g.tasks = []func(){func() {
+		for pid := range g.processes {
+			g.detach(pid)
+		}
+	}}
+	g.mu.Unlock()
+	select {
+	case g.queue <- struct{}{}:
+	default:
+	}
+	close(g.queue)
+	g.work.Wait()
+	g.loading.Wait()
+	if g.programs != nil {
+		g.programs.Close()
+	}
+	return nil
+}
