@@ -30,7 +30,7 @@ c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
 unit = $(shell $(GO) list ./... | grep -vxE 'weft/(test/e2e|deploy/image)')
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
-.PHONY: help build generate check-generate fmt lint test test-root soak vm verified check-verified collector manifests apiserver fuzz bench
+.PHONY: help build generate check-generate offsets check-offsets fmt lint test test-root soak vm verified check-verified collector manifests apiserver fuzz bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ generate: ## compile bpf/ into loader/*_bpfel.{go,o}; needs clang-19, llvm-19, l
 
 check-generate: ## fail if loader/*_bpfel.{go,o} are not what bpf/ compiles to
 	@GO=$(GO) .ci/generated
+
+offsets: ## measure where fields are in Go and its modules, into loader/gobin/offsets/table.tsv; downloads 2 GB
+	$(GO) run ./loader/gobin/offsets/generate -o loader/gobin/offsets/table.tsv
+
+check-offsets: ## measure a handful of them anew and compare them with the table
+	$(GO) run ./loader/gobin/offsets/generate -check
 
 fmt: ## format Go and C in place
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go' | grep -v _bpfel)

@@ -17,6 +17,9 @@ type build struct {
 	version string
 	golang  string // "go1.26.1", or "local" for the toolchain that runs this
 	arch    string
+	// beside are requirements as in a go.mod, so that builds of one module share
+	// what they have compiled. Without, it is what the version itself requires.
+	beside []string
 }
 
 func (b build) String() string {
@@ -36,11 +39,18 @@ func (b build) fields(ctx context.Context) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	// Go 1.19 takes a path without a dot for one of the standard library.
-	mod := "module example.com/probe\n"
+	// From Go 1.17 on the requirements of requirements are not read: hundreds.
+	mod := "module example.com/probe\n\ngo 1.19\n\n"
 	if b.module.path != "std" {
 		mod += "require " + b.module.path + " " + b.version + "\n"
+	}
+	for _, r := range b.beside {
+		mod += "require " + r + "\n"
+	}
+	if b.beside != nil { // they may require a newer one
+		mod += "replace " + b.module.path + " => " + b.module.path + " " + b.version + "\n"
 	}
 	for name, content := range map[string]string{"go.mod": mod, "main.go": b.module.program} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -66,7 +76,7 @@ func (b build) command(ctx context.Context, dir string, args ...string) ([]byte,
 // golang runs the go command, with nothing of the caller's own settings that would
 // change what is built.
 func golang(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, "go", args...) // #nosec G204 -- of this program's own making
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOOS=linux", "CGO_ENABLED=0", "GOEXPERIMENT=", "GO111MODULE=on")
 	cmd.Env = append(cmd.Env, env...)
@@ -103,12 +113,12 @@ type goMod struct {
 // requirements reads the go.mod of a module's version.
 func requirements(ctx context.Context, path, version string) (goMod, error) {
 	var info struct{ GoMod string }
-	out, err := golang(ctx, os.TempDir(), nil, "mod", "download", "-json", path+"@"+version)
+	out, err := golang(ctx, os.TempDir(), nil, "list", "-m", "-json", path+"@"+version)
 	if err != nil {
 		return goMod{}, err
 	}
 	if err := json.Unmarshal(out, &info); err != nil {
-		return goMod{}, fmt.Errorf("read what go mod download said: %w", err)
+		return goMod{}, fmt.Errorf("read what go list said: %w", err)
 	}
 	out, err = golang(ctx, os.TempDir(), nil, "mod", "edit", "-json", info.GoMod)
 	if err != nil {

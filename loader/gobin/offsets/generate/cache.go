@@ -30,7 +30,7 @@ func (c cache) load(b build) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	s := bufio.NewScanner(f)
 	if !s.Scan() {
 		return nil, s.Err()
@@ -66,7 +66,7 @@ func (c cache) store(b build, f fields) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }()
 	w := bufio.NewWriter(tmp)
 	_, err = fmt.Fprintln(w, b.module.digest(), strings.Join(b.module.packages(), " "))
 	if err := errors.Join(err, f.dump(w), w.Flush(), tmp.Close()); err != nil {

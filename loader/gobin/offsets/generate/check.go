@@ -29,7 +29,7 @@ func handful(ctx context.Context) ([]build, error) {
 	var all []build
 	for _, m := range modules() {
 		for n, v := range version[m.path] {
-			b := build{m, v, "local", "amd64"}
+			b := build{module: m, version: v, golang: "local", arch: "amd64"}
 			if n > 0 {
 				b.golang = v
 			}
@@ -73,7 +73,7 @@ func check(ctx context.Context, log io.Writer) error {
 			errs = append(errs, err)
 			continue
 		}
-		fmt.Fprintf(log, "%s: as in the table, %.1f s\n", b, time.Since(begun).Seconds())
+		_, _ = fmt.Fprintf(log, "%s: as in the table, %.1f s\n", b, time.Since(begun).Seconds())
 	}
 	return errors.Join(errs...)
 }

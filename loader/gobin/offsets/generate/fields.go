@@ -40,7 +40,7 @@ func readFields(exe string, packages []string) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	d, err := file.DWARF()
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "generate:", err)
+		_, _ = fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)
 	}
 }
@@ -44,7 +44,12 @@ func run(ctx context.Context) error {
 	if *verify {
 		return check(ctx, os.Stderr)
 	}
-	g := generator{cache: cache{dir: *dir}, every: *every, log: os.Stderr}
+	g := generator{
+		cache: cache{dir: *dir},
+		lists: &lists{dir: *dir, log: os.Stderr, known: map[string]string{}},
+		every: *every,
+		log:   os.Stderr,
+	}
 	var rows []string
 	found := *only == ""
 	for _, m := range modules() {

@@ -15,6 +15,7 @@ import (
 // A generator measures versions, each once.
 type generator struct {
 	cache cache
+	lists *lists
 	every bool // also where the versions on both sides are equal
 	log   io.Writer
 }
@@ -39,7 +40,11 @@ func (l layout) equal(other layout) bool {
 
 // module gives the rows of a module.
 func (g generator) module(ctx context.Context, m module) ([]string, error) {
-	all, err := m.versions(ctx)
+	all, err := g.lists.versions(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := g.lists.beside(ctx, m, all[len(all)-1])
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +53,11 @@ func (g generator) module(ctx context.Context, m module) ([]string, error) {
 		if l, ok := measured[i]; ok {
 			return l, nil
 		}
-		with, err := m.toolchain(ctx, all[i])
+		with, err := g.toolchain(ctx, m, all[i])
 		if err != nil {
 			return nil, err
 		}
-		l, err := g.layout(ctx, build{m, all[i], with, "amd64"})
+		l, err := g.layout(ctx, build{m, all[i], with, "amd64", beside})
 		if err == nil {
 			measured[i] = l
 		}
@@ -75,7 +80,7 @@ func (g generator) module(ctx context.Context, m module) ([]string, error) {
 			}
 		}
 	}
-	if err := g.prove(ctx, m, all, measured); err != nil {
+	if err := g.prove(ctx, m, all, measured, beside); err != nil {
 		return nil, err
 	}
 	return m.rows(all, measured), nil
@@ -83,15 +88,12 @@ func (g generator) module(ctx context.Context, m module) ([]string, error) {
 
 // bisect measures until the layouts of low and high are equal or nothing is between.
 func bisect(low, high int, at func(int) (layout, error)) error {
-	if high-low < 2 {
-		return nil
-	}
 	a, err := at(low)
 	if err != nil {
 		return err
 	}
 	b, err := at(high)
-	if err != nil || a.equal(b) {
+	if err != nil || a.equal(b) || high-low < 2 {
 		return err
 	}
 	middle := low + (high-low)/2
@@ -115,7 +117,7 @@ func (g generator) layout(ctx context.Context, b build) (layout, error) {
 		if err := g.cache.store(b, f); err != nil {
 			return nil, fmt.Errorf("keep %s: %w", b, err)
 		}
-		fmt.Fprintf(g.log, "%s: %d fields, %.1f s\n", b, len(f), time.Since(begun).Seconds())
+		_, _ = fmt.Fprintf(g.log, "%s: %d fields, %.1f s\n", b, len(f), time.Since(begun).Seconds())
 	}
 	l, err := b.module.layout(f)
 	if err != nil {
@@ -139,11 +141,11 @@ func (m module) layout(f fields) (layout, error) {
 
 // toolchain chooses the version of Go that a version is measured with: its own, or
 // the newest that is in the table.
-func (m module) toolchain(ctx context.Context, version string) (string, error) {
+func (g generator) toolchain(ctx context.Context, m module, version string) (string, error) {
 	if m.path == offsets.Std {
 		return version, nil
 	}
-	all, err := releases(ctx)
+	all, err := g.lists.releases(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -158,7 +160,7 @@ func (m module) toolchain(ctx context.Context, version string) (string, error) {
 
 // prove measures some versions in other ways, which must change nothing: what the
 // table says is for both architectures, and for every Go a module is built with.
-func (g generator) prove(ctx context.Context, m module, all []string, measured map[int]layout) error {
+func (g generator) prove(ctx context.Context, m module, all []string, measured map[int]layout, beside []string) error {
 	for i := range all {
 		l, ok := measured[i]
 		if !ok {
@@ -167,15 +169,15 @@ func (g generator) prove(ctx context.Context, m module, all []string, measured m
 		ends := i == 0 || i == len(all)-1
 		before, known := measured[i-1]
 		changed := known && !before.equal(l)
-		if !ends && !changed {
+		if !ends && (!changed || !g.every) {
 			continue
 		}
-		newest, err := m.toolchain(ctx, all[i])
+		newest, err := g.toolchain(ctx, m, all[i])
 		if err != nil {
 			return err
 		}
 		if ends {
-			if err := g.same(ctx, build{m, all[i], newest, "arm64"}, l); err != nil {
+			if err := g.same(ctx, build{m, all[i], newest, "arm64", beside}, l); err != nil {
 				return err
 			}
 		}
@@ -186,7 +188,7 @@ func (g generator) prove(ctx context.Context, m module, all []string, measured m
 		if err != nil {
 			return err
 		}
-		if err := g.same(ctx, build{m, all[i], oldest, "amd64"}, l); err != nil {
+		if err := g.same(ctx, build{m, all[i], oldest, "amd64", nil}, l); err != nil {
 			return err
 		}
 	}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	goversion "go/version"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,17 +32,46 @@ func (m module) minor(v string) string {
 	return semver.MajorMinor(v)
 }
 
-// versions are those there are, in order.
-func (m module) versions(ctx context.Context) ([]string, error) {
+// lists asks which versions there are. Each answer is kept, for when there is no
+// network.
+type lists struct {
+	dir   string
+	log   io.Writer
+	known map[string]string
+}
+
+// list runs go list -m, once for the same arguments.
+func (l *lists) list(ctx context.Context, args ...string) (string, error) {
+	asked := strings.Join(args, " ")
+	if answer, ok := l.known[asked]; ok {
+		return answer, nil
+	}
+	kept := filepath.Join(l.dir, "list "+strings.ReplaceAll(asked, "/", "_"))
+	out, err := golang(ctx, os.TempDir(), []string{"GOTOOLCHAIN=local"}, append([]string{"list", "-m"}, args...)...)
+	if err == nil {
+		err = errors.Join(os.MkdirAll(l.dir, 0o750), os.WriteFile(kept, out, 0o600))
+	} else if old, absent := os.ReadFile(kept); absent == nil && ctx.Err() == nil { // #nosec G304 -- a file of its own
+		_, _ = fmt.Fprintf(l.log, "as when last asked: %v\n", err)
+		out, err = old, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	l.known[asked] = string(out)
+	return string(out), nil
+}
+
+// versions are those there are of a module, in order.
+func (l *lists) versions(ctx context.Context, m module) ([]string, error) {
 	var all []string
 	var err error
 	switch {
 	case m.path == offsets.Std:
-		all, err = releases(ctx)
+		all, err = l.releases(ctx)
 	case m.required:
-		all, err = requiredByGRPC(ctx, m)
+		all, err = l.requiredByGRPC(ctx, m)
 	default:
-		all, err = listed(ctx, m.path)
+		all, err = l.listed(ctx, m.path)
 		all = append(all, m.more...)
 	}
 	if err != nil {
@@ -57,19 +89,19 @@ func (m module) versions(ctx context.Context) ([]string, error) {
 }
 
 // listed are the releases of a module.
-func listed(ctx context.Context, path string) ([]string, error) {
-	out, err := golang(ctx, os.TempDir(), nil, "list", "-m", "-versions", path)
+func (l *lists) listed(ctx context.Context, path string) ([]string, error) {
+	out, err := l.list(ctx, "-versions", path)
 	if err != nil {
 		return nil, err
 	}
-	all := strings.Fields(string(out))
+	all := strings.Fields(out)
 	return slices.DeleteFunc(all[1:], func(v string) bool { return path != "go" && semver.Prerelease(v) != "" }), nil
 }
 
 // releases are those of Go, with the first of each minor version: a proxy lists
 // only those that were asked for before.
-func releases(ctx context.Context) ([]string, error) {
-	found, err := listed(ctx, "go")
+func (l *lists) releases(ctx context.Context) ([]string, error) {
+	found, err := l.listed(ctx, "go")
 	if err != nil {
 		return nil, err
 	}
@@ -94,16 +126,16 @@ func releases(ctx context.Context) ([]string, error) {
 
 // requiredByGRPC are the versions of a module that the releases of grpc require,
 // and its latest.
-func requiredByGRPC(ctx context.Context, m module) ([]string, error) {
-	releases, err := listed(ctx, grpc)
+func (l *lists) requiredByGRPC(ctx context.Context, m module) ([]string, error) {
+	releases, err := l.listed(ctx, grpc)
 	if err != nil {
 		return nil, err
 	}
-	out, err := golang(ctx, os.TempDir(), nil, "list", "-m", m.path+"@latest")
+	out, err := l.list(ctx, m.path+"@latest")
 	if err != nil {
 		return nil, err
 	}
-	_, latest, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+	_, latest, _ := strings.Cut(strings.TrimSpace(out), " ")
 	all := []string{latest}
 	for _, v := range releases {
 		if semver.Compare(v, "v1.40.0") < 0 {
@@ -122,16 +154,47 @@ func requiredByGRPC(ctx context.Context, m module) ([]string, error) {
 	return all, nil
 }
 
+// beside is what all versions of grpc are built with: what the newest requires, and
+// the newest of what only older ones do. Compiling it for each takes most of the time.
+func (l *lists) beside(ctx context.Context, m module, newest string) ([]string, error) {
+	if m.path != grpc {
+		return nil, nil
+	}
+	r, err := requirements(ctx, m.path, newest)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, q := range r.Require {
+		all = append(all, q.Path+" "+q.Version)
+	}
+	for _, path := range []string{"github.com/golang/protobuf", genproto} {
+		out, err := l.list(ctx, path+"@latest")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, strings.TrimSpace(out))
+	}
+	return all, nil
+}
+
 // sample are the versions to begin with, by index: the first and the last of each
 // minor version of Go, which are years of patches apart; else the first and the last.
 func (m module) sample(all []string) []int {
 	var ends []int
+	var minor string
 	for i, v := range all {
-		first := i == 0 || m.path == offsets.Std && m.minor(all[i-1]) != m.minor(v)
-		last := i == len(all)-1 || m.path == offsets.Std && m.minor(all[i+1]) != m.minor(v)
-		if first || last {
+		first := i == 0 || m.path == offsets.Std && m.minor(v) != minor
+		if first && i > 0 && (len(ends) == 0 || ends[len(ends)-1] != i-1) {
+			ends = append(ends, i-1) // the last of the minor version before
+		}
+		if first {
 			ends = append(ends, i)
 		}
+		minor = m.minor(v)
+	}
+	if n := len(all) - 1; len(ends) > 0 && ends[len(ends)-1] != n {
+		ends = append(ends, n)
 	}
 	return ends
 }

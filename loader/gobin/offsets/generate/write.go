@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -56,12 +54,8 @@ func (m module) rows(all []string, measured map[int]layout) []string {
 }
 
 func write(to io.Writer, rows []string) error {
-	w := bufio.NewWriter(to)
-	fmt.Fprint(w, heading)
-	for _, r := range rows {
-		fmt.Fprintln(w, r)
-	}
-	return w.Flush()
+	_, err := io.WriteString(to, heading+strings.Join(rows, "\n")+"\n")
+	return err
 }
 
 // replace writes the table's file, at once or not at all.
@@ -70,7 +64,7 @@ func replace(path string, rows []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }()
 	if err := write(tmp, rows); err != nil {
 		return err
 	}
