@@ -71,6 +71,7 @@ type GolangConn struct {
 	RemoteAddr     [16]uint8
 	Sk             uint64
 	Goid           uint64
+	Object         uint64
 	Writes         uint8
 	Unsettled      uint8
 	Pad            [6]uint8
@@ -201,6 +202,7 @@ type GolangExchange struct {
 	Pad     [6]uint8
 	Context uint64
 	Request uint64
+	Conn    uint64
 	Births  struct {
 		_       structs.HostLayout
 		Goidgen uint64
@@ -236,6 +238,7 @@ type GolangGoDeparture struct {
 	Parent   uint64
 	Tuple    uint64
 	Conn     uint64
+	Sk       uint64
 	TraceId  [16]uint8
 	SpanId   [8]uint8
 	ParentId [8]uint8
@@ -243,7 +246,9 @@ type GolangGoDeparture struct {
 	Rule     uint8
 	Written  uint8
 	Sampled  uint8
-	Pad      [4]uint8
+	Http     uint8
+	Over     uint8
+	Pad      [2]uint8
 }
 
 type GolangLimit struct {
@@ -434,47 +439,95 @@ type GolangWeftTarget struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	GolangMapAttributes         = "attributes"
-	GolangMapBlankConn          = "blank_conn"
-	GolangMapBlankExchange      = "blank_exchange"
-	GolangMapCarriedLarge       = "carried_large"
-	GolangMapCarriedMedium      = "carried_medium"
-	GolangMapCarriedSmall       = "carried_small"
-	GolangMapConns              = "conns"
-	GolangMapCounters           = "counters"
-	GolangMapEdges              = "edges"
-	GolangMapEgress             = "egress"
-	GolangMapEgressRules        = "egress_rules"
-	GolangMapEvents             = "events"
-	GolangMapExchanges          = "exchanges"
-	GolangMapGoContexts         = "go_contexts"
-	GolangMapGoDepartures       = "go_departures"
-	GolangMapGoLayouts          = "go_layouts"
-	GolangMapGoSites            = "go_sites"
-	GolangMapIdle               = "idle"
-	GolangMapLimits             = "limits"
-	GolangMapSamplingRules      = "sampling_rules"
-	GolangMapSlots              = "slots"
-	GolangMapTargets            = "targets"
-	GolangMapThreads            = "threads"
-	GolangMapTrusted            = "trusted"
-	GolangProgGoEntry           = "go_entry"
-	GolangProgGoEntryROUNDTRIP  = "go_entry_ROUNDTRIP"
-	GolangProgGoEntrySERVE      = "go_entry_SERVE"
-	GolangProgGoSiteROUNDTRIP   = "go_site_ROUNDTRIP"
-	GolangProgGoSiteSERVE       = "go_site_SERVE"
-	GolangVarAttributeCount     = "attribute_count"
-	GolangVarBtfGoLayout        = "btf_go_layout"
-	GolangVarBtfGoSite          = "btf_go_site"
-	GolangVarEdgeNames          = "edge_names"
-	GolangVarGoWrites           = "go_writes"
-	GolangVarInjectHeaders      = "inject_headers"
-	GolangVarLimitIntervalNs    = "limit_interval_ns"
-	GolangVarRuleLetters        = "rule_letters"
-	GolangVarSamplerMarks       = "sampler_marks"
-	GolangVarSamplerParentBased = "sampler_parent_based"
-	GolangVarSamplerThreshold   = "sampler_threshold"
-	GolangVarTrustRestricted    = "trust_restricted"
+	GolangMapAttributes                  = "attributes"
+	GolangMapBlankConn                   = "blank_conn"
+	GolangMapBlankExchange               = "blank_exchange"
+	GolangMapCarriedLarge                = "carried_large"
+	GolangMapCarriedMedium               = "carried_medium"
+	GolangMapCarriedSmall                = "carried_small"
+	GolangMapConns                       = "conns"
+	GolangMapCounters                    = "counters"
+	GolangMapEdges                       = "edges"
+	GolangMapEgress                      = "egress"
+	GolangMapEgressRules                 = "egress_rules"
+	GolangMapEvents                      = "events"
+	GolangMapExchanges                   = "exchanges"
+	GolangMapGoContexts                  = "go_contexts"
+	GolangMapGoDepartures                = "go_departures"
+	GolangMapGoLayouts                   = "go_layouts"
+	GolangMapGoSites                     = "go_sites"
+	GolangMapIdle                        = "idle"
+	GolangMapLimits                      = "limits"
+	GolangMapSamplingRules               = "sampling_rules"
+	GolangMapSlots                       = "slots"
+	GolangMapTargets                     = "targets"
+	GolangMapThreads                     = "threads"
+	GolangMapTrusted                     = "trusted"
+	GolangProgGoEntry                    = "go_entry"
+	GolangProgGoEntryGRPC_CLIENT_END     = "go_entry_GRPC_CLIENT_END"
+	GolangProgGoEntryGRPC_HANDLER        = "go_entry_GRPC_HANDLER"
+	GolangProgGoEntryGRPC_HANDLER_STATUS = "go_entry_GRPC_HANDLER_STATUS"
+	GolangProgGoEntryGRPC_NEWSTREAM      = "go_entry_GRPC_NEWSTREAM"
+	GolangProgGoEntryGRPC_ORIGINATE      = "go_entry_GRPC_ORIGINATE"
+	GolangProgGoEntryGRPC_QUEUED         = "go_entry_GRPC_QUEUED"
+	GolangProgGoEntryGRPC_SERVER_END     = "go_entry_GRPC_SERVER_END"
+	GolangProgGoEntryGRPC_STATUS         = "go_entry_GRPC_STATUS"
+	GolangProgGoEntryH2CLIENT_END        = "go_entry_H2_CLIENT_END"
+	GolangProgGoEntryH2HANDLER           = "go_entry_H2_HANDLER"
+	GolangProgGoEntryH2REQUEST           = "go_entry_H2_REQUEST"
+	GolangProgGoEntryH2RESPONSE          = "go_entry_H2_RESPONSE"
+	GolangProgGoEntryH2ROUNDTRIP         = "go_entry_H2_ROUNDTRIP"
+	GolangProgGoEntryH2SERVER_END        = "go_entry_H2_SERVER_END"
+	GolangProgGoEntryH2SERVER_HEADERS    = "go_entry_H2_SERVER_HEADERS"
+	GolangProgGoEntryH2SERVER_RESET      = "go_entry_H2_SERVER_RESET"
+	GolangProgGoEntryROUNDTRIP           = "go_entry_ROUNDTRIP"
+	GolangProgGoEntrySERVE               = "go_entry_SERVE"
+	GolangProgGoEntryXNET_CLIENT_END     = "go_entry_XNET_CLIENT_END"
+	GolangProgGoEntryXNET_HANDLER        = "go_entry_XNET_HANDLER"
+	GolangProgGoEntryXNET_REQUEST        = "go_entry_XNET_REQUEST"
+	GolangProgGoEntryXNET_RESPONSE       = "go_entry_XNET_RESPONSE"
+	GolangProgGoEntryXNET_ROUNDTRIP      = "go_entry_XNET_ROUNDTRIP"
+	GolangProgGoEntryXNET_SERVER_END     = "go_entry_XNET_SERVER_END"
+	GolangProgGoEntryXNET_SERVER_HEADERS = "go_entry_XNET_SERVER_HEADERS"
+	GolangProgGoEntryXNET_SERVER_RESET   = "go_entry_XNET_SERVER_RESET"
+	GolangProgGoSiteGRPC_CLIENT_END      = "go_site_GRPC_CLIENT_END"
+	GolangProgGoSiteGRPC_HANDLER         = "go_site_GRPC_HANDLER"
+	GolangProgGoSiteGRPC_HANDLER_STATUS  = "go_site_GRPC_HANDLER_STATUS"
+	GolangProgGoSiteGRPC_NEWSTREAM       = "go_site_GRPC_NEWSTREAM"
+	GolangProgGoSiteGRPC_ORIGINATE       = "go_site_GRPC_ORIGINATE"
+	GolangProgGoSiteGRPC_QUEUED          = "go_site_GRPC_QUEUED"
+	GolangProgGoSiteGRPC_SERVER_END      = "go_site_GRPC_SERVER_END"
+	GolangProgGoSiteGRPC_STATUS          = "go_site_GRPC_STATUS"
+	GolangProgGoSiteH2CLIENT_END         = "go_site_H2_CLIENT_END"
+	GolangProgGoSiteH2HANDLER            = "go_site_H2_HANDLER"
+	GolangProgGoSiteH2REQUEST            = "go_site_H2_REQUEST"
+	GolangProgGoSiteH2RESPONSE           = "go_site_H2_RESPONSE"
+	GolangProgGoSiteH2ROUNDTRIP          = "go_site_H2_ROUNDTRIP"
+	GolangProgGoSiteH2SERVER_END         = "go_site_H2_SERVER_END"
+	GolangProgGoSiteH2SERVER_HEADERS     = "go_site_H2_SERVER_HEADERS"
+	GolangProgGoSiteH2SERVER_RESET       = "go_site_H2_SERVER_RESET"
+	GolangProgGoSiteROUNDTRIP            = "go_site_ROUNDTRIP"
+	GolangProgGoSiteSERVE                = "go_site_SERVE"
+	GolangProgGoSiteXNET_CLIENT_END      = "go_site_XNET_CLIENT_END"
+	GolangProgGoSiteXNET_HANDLER         = "go_site_XNET_HANDLER"
+	GolangProgGoSiteXNET_REQUEST         = "go_site_XNET_REQUEST"
+	GolangProgGoSiteXNET_RESPONSE        = "go_site_XNET_RESPONSE"
+	GolangProgGoSiteXNET_ROUNDTRIP       = "go_site_XNET_ROUNDTRIP"
+	GolangProgGoSiteXNET_SERVER_END      = "go_site_XNET_SERVER_END"
+	GolangProgGoSiteXNET_SERVER_HEADERS  = "go_site_XNET_SERVER_HEADERS"
+	GolangProgGoSiteXNET_SERVER_RESET    = "go_site_XNET_SERVER_RESET"
+	GolangVarAttributeCount              = "attribute_count"
+	GolangVarBtfGoLayout                 = "btf_go_layout"
+	GolangVarBtfGoSite                   = "btf_go_site"
+	GolangVarEdgeNames                   = "edge_names"
+	GolangVarGoWrites                    = "go_writes"
+	GolangVarInjectHeaders               = "inject_headers"
+	GolangVarLimitIntervalNs             = "limit_interval_ns"
+	GolangVarRuleLetters                 = "rule_letters"
+	GolangVarSamplerMarks                = "sampler_marks"
+	GolangVarSamplerParentBased          = "sampler_parent_based"
+	GolangVarSamplerThreshold            = "sampler_threshold"
+	GolangVarTrustRestricted             = "trust_restricted"
 )
 
 // LoadGolang returns the embedded CollectionSpec for Golang.
@@ -519,11 +572,59 @@ type GolangSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GolangProgramSpecs struct {
-	GoEntry          *ebpf.ProgramSpec `ebpf:"go_entry"`
-	GoEntryROUNDTRIP *ebpf.ProgramSpec `ebpf:"go_entry_ROUNDTRIP"`
-	GoEntrySERVE     *ebpf.ProgramSpec `ebpf:"go_entry_SERVE"`
-	GoSiteROUNDTRIP  *ebpf.ProgramSpec `ebpf:"go_site_ROUNDTRIP"`
-	GoSiteSERVE      *ebpf.ProgramSpec `ebpf:"go_site_SERVE"`
+	GoEntry                    *ebpf.ProgramSpec `ebpf:"go_entry"`
+	GoEntryGRPC_CLIENT_END     *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_CLIENT_END"`
+	GoEntryGRPC_HANDLER        *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_HANDLER"`
+	GoEntryGRPC_HANDLER_STATUS *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_HANDLER_STATUS"`
+	GoEntryGRPC_NEWSTREAM      *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_NEWSTREAM"`
+	GoEntryGRPC_ORIGINATE      *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_ORIGINATE"`
+	GoEntryGRPC_QUEUED         *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_QUEUED"`
+	GoEntryGRPC_SERVER_END     *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_SERVER_END"`
+	GoEntryGRPC_STATUS         *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_STATUS"`
+	GoEntryH2CLIENT_END        *ebpf.ProgramSpec `ebpf:"go_entry_H2_CLIENT_END"`
+	GoEntryH2HANDLER           *ebpf.ProgramSpec `ebpf:"go_entry_H2_HANDLER"`
+	GoEntryH2REQUEST           *ebpf.ProgramSpec `ebpf:"go_entry_H2_REQUEST"`
+	GoEntryH2RESPONSE          *ebpf.ProgramSpec `ebpf:"go_entry_H2_RESPONSE"`
+	GoEntryH2ROUNDTRIP         *ebpf.ProgramSpec `ebpf:"go_entry_H2_ROUNDTRIP"`
+	GoEntryH2SERVER_END        *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_END"`
+	GoEntryH2SERVER_HEADERS    *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_HEADERS"`
+	GoEntryH2SERVER_RESET      *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_RESET"`
+	GoEntryROUNDTRIP           *ebpf.ProgramSpec `ebpf:"go_entry_ROUNDTRIP"`
+	GoEntrySERVE               *ebpf.ProgramSpec `ebpf:"go_entry_SERVE"`
+	GoEntryXNET_CLIENT_END     *ebpf.ProgramSpec `ebpf:"go_entry_XNET_CLIENT_END"`
+	GoEntryXNET_HANDLER        *ebpf.ProgramSpec `ebpf:"go_entry_XNET_HANDLER"`
+	GoEntryXNET_REQUEST        *ebpf.ProgramSpec `ebpf:"go_entry_XNET_REQUEST"`
+	GoEntryXNET_RESPONSE       *ebpf.ProgramSpec `ebpf:"go_entry_XNET_RESPONSE"`
+	GoEntryXNET_ROUNDTRIP      *ebpf.ProgramSpec `ebpf:"go_entry_XNET_ROUNDTRIP"`
+	GoEntryXNET_SERVER_END     *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_END"`
+	GoEntryXNET_SERVER_HEADERS *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_HEADERS"`
+	GoEntryXNET_SERVER_RESET   *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_RESET"`
+	GoSiteGRPC_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_CLIENT_END"`
+	GoSiteGRPC_HANDLER         *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER"`
+	GoSiteGRPC_HANDLER_STATUS  *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER_STATUS"`
+	GoSiteGRPC_NEWSTREAM       *ebpf.ProgramSpec `ebpf:"go_site_GRPC_NEWSTREAM"`
+	GoSiteGRPC_ORIGINATE       *ebpf.ProgramSpec `ebpf:"go_site_GRPC_ORIGINATE"`
+	GoSiteGRPC_QUEUED          *ebpf.ProgramSpec `ebpf:"go_site_GRPC_QUEUED"`
+	GoSiteGRPC_SERVER_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_SERVER_END"`
+	GoSiteGRPC_STATUS          *ebpf.ProgramSpec `ebpf:"go_site_GRPC_STATUS"`
+	GoSiteH2CLIENT_END         *ebpf.ProgramSpec `ebpf:"go_site_H2_CLIENT_END"`
+	GoSiteH2HANDLER            *ebpf.ProgramSpec `ebpf:"go_site_H2_HANDLER"`
+	GoSiteH2REQUEST            *ebpf.ProgramSpec `ebpf:"go_site_H2_REQUEST"`
+	GoSiteH2RESPONSE           *ebpf.ProgramSpec `ebpf:"go_site_H2_RESPONSE"`
+	GoSiteH2ROUNDTRIP          *ebpf.ProgramSpec `ebpf:"go_site_H2_ROUNDTRIP"`
+	GoSiteH2SERVER_END         *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_END"`
+	GoSiteH2SERVER_HEADERS     *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_HEADERS"`
+	GoSiteH2SERVER_RESET       *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_RESET"`
+	GoSiteROUNDTRIP            *ebpf.ProgramSpec `ebpf:"go_site_ROUNDTRIP"`
+	GoSiteSERVE                *ebpf.ProgramSpec `ebpf:"go_site_SERVE"`
+	GoSiteXNET_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_XNET_CLIENT_END"`
+	GoSiteXNET_HANDLER         *ebpf.ProgramSpec `ebpf:"go_site_XNET_HANDLER"`
+	GoSiteXNET_REQUEST         *ebpf.ProgramSpec `ebpf:"go_site_XNET_REQUEST"`
+	GoSiteXNET_RESPONSE        *ebpf.ProgramSpec `ebpf:"go_site_XNET_RESPONSE"`
+	GoSiteXNET_ROUNDTRIP       *ebpf.ProgramSpec `ebpf:"go_site_XNET_ROUNDTRIP"`
+	GoSiteXNET_SERVER_END      *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_END"`
+	GoSiteXNET_SERVER_HEADERS  *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_HEADERS"`
+	GoSiteXNET_SERVER_RESET    *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_RESET"`
 }
 
 // GolangMapSpecs contains maps before they are loaded into the kernel.
@@ -671,20 +772,116 @@ type GolangVariables struct {
 //
 // It can be passed to LoadGolangObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GolangPrograms struct {
-	GoEntry          *ebpf.Program `ebpf:"go_entry"`
-	GoEntryROUNDTRIP *ebpf.Program `ebpf:"go_entry_ROUNDTRIP"`
-	GoEntrySERVE     *ebpf.Program `ebpf:"go_entry_SERVE"`
-	GoSiteROUNDTRIP  *ebpf.Program `ebpf:"go_site_ROUNDTRIP"`
-	GoSiteSERVE      *ebpf.Program `ebpf:"go_site_SERVE"`
+	GoEntry                    *ebpf.Program `ebpf:"go_entry"`
+	GoEntryGRPC_CLIENT_END     *ebpf.Program `ebpf:"go_entry_GRPC_CLIENT_END"`
+	GoEntryGRPC_HANDLER        *ebpf.Program `ebpf:"go_entry_GRPC_HANDLER"`
+	GoEntryGRPC_HANDLER_STATUS *ebpf.Program `ebpf:"go_entry_GRPC_HANDLER_STATUS"`
+	GoEntryGRPC_NEWSTREAM      *ebpf.Program `ebpf:"go_entry_GRPC_NEWSTREAM"`
+	GoEntryGRPC_ORIGINATE      *ebpf.Program `ebpf:"go_entry_GRPC_ORIGINATE"`
+	GoEntryGRPC_QUEUED         *ebpf.Program `ebpf:"go_entry_GRPC_QUEUED"`
+	GoEntryGRPC_SERVER_END     *ebpf.Program `ebpf:"go_entry_GRPC_SERVER_END"`
+	GoEntryGRPC_STATUS         *ebpf.Program `ebpf:"go_entry_GRPC_STATUS"`
+	GoEntryH2CLIENT_END        *ebpf.Program `ebpf:"go_entry_H2_CLIENT_END"`
+	GoEntryH2HANDLER           *ebpf.Program `ebpf:"go_entry_H2_HANDLER"`
+	GoEntryH2REQUEST           *ebpf.Program `ebpf:"go_entry_H2_REQUEST"`
+	GoEntryH2RESPONSE          *ebpf.Program `ebpf:"go_entry_H2_RESPONSE"`
+	GoEntryH2ROUNDTRIP         *ebpf.Program `ebpf:"go_entry_H2_ROUNDTRIP"`
+	GoEntryH2SERVER_END        *ebpf.Program `ebpf:"go_entry_H2_SERVER_END"`
+	GoEntryH2SERVER_HEADERS    *ebpf.Program `ebpf:"go_entry_H2_SERVER_HEADERS"`
+	GoEntryH2SERVER_RESET      *ebpf.Program `ebpf:"go_entry_H2_SERVER_RESET"`
+	GoEntryROUNDTRIP           *ebpf.Program `ebpf:"go_entry_ROUNDTRIP"`
+	GoEntrySERVE               *ebpf.Program `ebpf:"go_entry_SERVE"`
+	GoEntryXNET_CLIENT_END     *ebpf.Program `ebpf:"go_entry_XNET_CLIENT_END"`
+	GoEntryXNET_HANDLER        *ebpf.Program `ebpf:"go_entry_XNET_HANDLER"`
+	GoEntryXNET_REQUEST        *ebpf.Program `ebpf:"go_entry_XNET_REQUEST"`
+	GoEntryXNET_RESPONSE       *ebpf.Program `ebpf:"go_entry_XNET_RESPONSE"`
+	GoEntryXNET_ROUNDTRIP      *ebpf.Program `ebpf:"go_entry_XNET_ROUNDTRIP"`
+	GoEntryXNET_SERVER_END     *ebpf.Program `ebpf:"go_entry_XNET_SERVER_END"`
+	GoEntryXNET_SERVER_HEADERS *ebpf.Program `ebpf:"go_entry_XNET_SERVER_HEADERS"`
+	GoEntryXNET_SERVER_RESET   *ebpf.Program `ebpf:"go_entry_XNET_SERVER_RESET"`
+	GoSiteGRPC_CLIENT_END      *ebpf.Program `ebpf:"go_site_GRPC_CLIENT_END"`
+	GoSiteGRPC_HANDLER         *ebpf.Program `ebpf:"go_site_GRPC_HANDLER"`
+	GoSiteGRPC_HANDLER_STATUS  *ebpf.Program `ebpf:"go_site_GRPC_HANDLER_STATUS"`
+	GoSiteGRPC_NEWSTREAM       *ebpf.Program `ebpf:"go_site_GRPC_NEWSTREAM"`
+	GoSiteGRPC_ORIGINATE       *ebpf.Program `ebpf:"go_site_GRPC_ORIGINATE"`
+	GoSiteGRPC_QUEUED          *ebpf.Program `ebpf:"go_site_GRPC_QUEUED"`
+	GoSiteGRPC_SERVER_END      *ebpf.Program `ebpf:"go_site_GRPC_SERVER_END"`
+	GoSiteGRPC_STATUS          *ebpf.Program `ebpf:"go_site_GRPC_STATUS"`
+	GoSiteH2CLIENT_END         *ebpf.Program `ebpf:"go_site_H2_CLIENT_END"`
+	GoSiteH2HANDLER            *ebpf.Program `ebpf:"go_site_H2_HANDLER"`
+	GoSiteH2REQUEST            *ebpf.Program `ebpf:"go_site_H2_REQUEST"`
+	GoSiteH2RESPONSE           *ebpf.Program `ebpf:"go_site_H2_RESPONSE"`
+	GoSiteH2ROUNDTRIP          *ebpf.Program `ebpf:"go_site_H2_ROUNDTRIP"`
+	GoSiteH2SERVER_END         *ebpf.Program `ebpf:"go_site_H2_SERVER_END"`
+	GoSiteH2SERVER_HEADERS     *ebpf.Program `ebpf:"go_site_H2_SERVER_HEADERS"`
+	GoSiteH2SERVER_RESET       *ebpf.Program `ebpf:"go_site_H2_SERVER_RESET"`
+	GoSiteROUNDTRIP            *ebpf.Program `ebpf:"go_site_ROUNDTRIP"`
+	GoSiteSERVE                *ebpf.Program `ebpf:"go_site_SERVE"`
+	GoSiteXNET_CLIENT_END      *ebpf.Program `ebpf:"go_site_XNET_CLIENT_END"`
+	GoSiteXNET_HANDLER         *ebpf.Program `ebpf:"go_site_XNET_HANDLER"`
+	GoSiteXNET_REQUEST         *ebpf.Program `ebpf:"go_site_XNET_REQUEST"`
+	GoSiteXNET_RESPONSE        *ebpf.Program `ebpf:"go_site_XNET_RESPONSE"`
+	GoSiteXNET_ROUNDTRIP       *ebpf.Program `ebpf:"go_site_XNET_ROUNDTRIP"`
+	GoSiteXNET_SERVER_END      *ebpf.Program `ebpf:"go_site_XNET_SERVER_END"`
+	GoSiteXNET_SERVER_HEADERS  *ebpf.Program `ebpf:"go_site_XNET_SERVER_HEADERS"`
+	GoSiteXNET_SERVER_RESET    *ebpf.Program `ebpf:"go_site_XNET_SERVER_RESET"`
 }
 
 func (p *GolangPrograms) Close() error {
 	return _GolangClose(
 		p.GoEntry,
+		p.GoEntryGRPC_CLIENT_END,
+		p.GoEntryGRPC_HANDLER,
+		p.GoEntryGRPC_HANDLER_STATUS,
+		p.GoEntryGRPC_NEWSTREAM,
+		p.GoEntryGRPC_ORIGINATE,
+		p.GoEntryGRPC_QUEUED,
+		p.GoEntryGRPC_SERVER_END,
+		p.GoEntryGRPC_STATUS,
+		p.GoEntryH2CLIENT_END,
+		p.GoEntryH2HANDLER,
+		p.GoEntryH2REQUEST,
+		p.GoEntryH2RESPONSE,
+		p.GoEntryH2ROUNDTRIP,
+		p.GoEntryH2SERVER_END,
+		p.GoEntryH2SERVER_HEADERS,
+		p.GoEntryH2SERVER_RESET,
 		p.GoEntryROUNDTRIP,
 		p.GoEntrySERVE,
+		p.GoEntryXNET_CLIENT_END,
+		p.GoEntryXNET_HANDLER,
+		p.GoEntryXNET_REQUEST,
+		p.GoEntryXNET_RESPONSE,
+		p.GoEntryXNET_ROUNDTRIP,
+		p.GoEntryXNET_SERVER_END,
+		p.GoEntryXNET_SERVER_HEADERS,
+		p.GoEntryXNET_SERVER_RESET,
+		p.GoSiteGRPC_CLIENT_END,
+		p.GoSiteGRPC_HANDLER,
+		p.GoSiteGRPC_HANDLER_STATUS,
+		p.GoSiteGRPC_NEWSTREAM,
+		p.GoSiteGRPC_ORIGINATE,
+		p.GoSiteGRPC_QUEUED,
+		p.GoSiteGRPC_SERVER_END,
+		p.GoSiteGRPC_STATUS,
+		p.GoSiteH2CLIENT_END,
+		p.GoSiteH2HANDLER,
+		p.GoSiteH2REQUEST,
+		p.GoSiteH2RESPONSE,
+		p.GoSiteH2ROUNDTRIP,
+		p.GoSiteH2SERVER_END,
+		p.GoSiteH2SERVER_HEADERS,
+		p.GoSiteH2SERVER_RESET,
 		p.GoSiteROUNDTRIP,
 		p.GoSiteSERVE,
+		p.GoSiteXNET_CLIENT_END,
+		p.GoSiteXNET_HANDLER,
+		p.GoSiteXNET_REQUEST,
+		p.GoSiteXNET_RESPONSE,
+		p.GoSiteXNET_ROUNDTRIP,
+		p.GoSiteXNET_SERVER_END,
+		p.GoSiteXNET_SERVER_HEADERS,
+		p.GoSiteXNET_SERVER_RESET,
 	)
 }
 

@@ -78,6 +78,7 @@ type WeftConn struct {
 	RemoteAddr     [16]uint8
 	Sk             uint64
 	Goid           uint64
+	Object         uint64
 	Writes         uint8
 	Unsettled      uint8
 	Pad            [6]uint8
@@ -208,6 +209,7 @@ type WeftExchange struct {
 	Pad     [6]uint8
 	Context uint64
 	Request uint64
+	Conn    uint64
 	Births  struct {
 		_       structs.HostLayout
 		Goidgen uint64
@@ -243,6 +245,7 @@ type WeftGoDeparture struct {
 	Parent   uint64
 	Tuple    uint64
 	Conn     uint64
+	Sk       uint64
 	TraceId  [16]uint8
 	SpanId   [8]uint8
 	ParentId [8]uint8
@@ -250,7 +253,9 @@ type WeftGoDeparture struct {
 	Rule     uint8
 	Written  uint8
 	Sampled  uint8
-	Pad      [4]uint8
+	Http     uint8
+	Over     uint8
+	Pad      [2]uint8
 }
 
 type WeftLimit struct {

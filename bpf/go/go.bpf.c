@@ -9,6 +9,7 @@
  * uprobe_multi link), one for each elsewhere.
  */
 #include "http1.h"
+#include "grpc.h"
 
 /* Site → its program. Owner: user space. */
 struct {
@@ -54,6 +55,33 @@ int go_entry(struct go_regs *ctx)
 
 GO_SITE(SERVE, go_on_serve)
 GO_SITE(ROUNDTRIP, go_on_roundtrip)
+
+GO_SITE(H2_SERVER_HEADERS, go_on_h2_headers_bundled)
+GO_SITE(H2_HANDLER, go_on_h2_handler_bundled)
+GO_SITE(H2_SERVER_END, go_on_h2_server_end_bundled)
+GO_SITE(H2_SERVER_RESET, go_on_h2_server_reset_bundled)
+GO_SITE(H2_ROUNDTRIP, go_on_h2_roundtrip)
+GO_SITE(H2_REQUEST, go_on_h2_request_bundled)
+GO_SITE(H2_RESPONSE, go_on_h2_response_bundled)
+GO_SITE(H2_CLIENT_END, go_on_h2_client_end)
+
+GO_SITE(XNET_SERVER_HEADERS, go_on_h2_headers_xnet)
+GO_SITE(XNET_HANDLER, go_on_h2_handler_xnet)
+GO_SITE(XNET_SERVER_END, go_on_h2_server_end_xnet)
+GO_SITE(XNET_SERVER_RESET, go_on_h2_server_reset_xnet)
+GO_SITE(XNET_ROUNDTRIP, go_on_h2_roundtrip)
+GO_SITE(XNET_REQUEST, go_on_h2_request_xnet)
+GO_SITE(XNET_RESPONSE, go_on_h2_response_xnet)
+GO_SITE(XNET_CLIENT_END, go_on_h2_client_end)
+
+GO_SITE(GRPC_HANDLER, go_on_grpc_handler)
+GO_SITE(GRPC_STATUS, go_on_grpc_status)
+GO_SITE(GRPC_SERVER_END, go_on_grpc_server_end)
+GO_SITE(GRPC_HANDLER_STATUS, go_on_grpc_handler_status)
+GO_SITE(GRPC_NEWSTREAM, go_on_grpc_newstream)
+GO_SITE(GRPC_QUEUED, go_on_grpc_queued)
+GO_SITE(GRPC_ORIGINATE, go_on_grpc_originate)
+GO_SITE(GRPC_CLIENT_END, go_on_grpc_client_end)
 
 const enum weft_go_site *btf_go_site __attribute__((unused));
 const struct weft_go_layout *btf_go_layout __attribute__((unused));

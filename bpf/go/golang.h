@@ -357,6 +357,25 @@ __attribute__((noinline)) u64 weft_go_sock(u64 conn)
 	return fd < GO_FDS ? weft_fd_sock(fd) : 0;
 }
 
+/* Conns around one another: crypto/tls.Conn, and the wrappers of gRPC and h2c, begin
+ * with the net.Conn they are around. */
+#define GO_CONNS 4
+
+/* struct sock under any such net.Conn, and how many there are around the innermost. */
+WEFT_INLINE u64 go_net_sock(u64 conn, u32 *around)
+{
+	u64 sk = 0;
+
+	for (u32 i = 0; i < GO_CONNS; i++) {
+		sk = weft_go_sock(conn);
+		*around = i;
+		if (sk || !conn)
+			break;
+		conn = user_u64(conn + 8);
+	}
+	return sk;
+}
+
 /* --- Virtual connections --------------------------------------------------- */
 
 /*

@@ -131,6 +131,7 @@ struct conn {
 	u8 remote_addr[16];
 	u64 sk;		   /* of a virtual connection: the socket under it; 0: not known */
 	u64 goid;	   /* of a virtual connection: who serves it; 0: who runs now; GOID_LATER */
+	u64 object;	   /* of a virtual connection: what its sites have to find again */
 	u8 writes;	   /* of a virtual connection: its heads are edited in user memory */
 	u8 unsettled; /* of a virtual connection: a request's records are still to be written */
 	u8 pad[6];

@@ -56,6 +56,7 @@ struct exchange {
 	/* Of a Go program's: */
 	u64 context; /* key in go_contexts; 0: none */
 	u64 request; /* address of its net/http.Request; 0: none, or its route is told */
+	u64 conn;    /* its virtual connection; 0: it has none */
 	struct go_births births;
 };
 

@@ -51,6 +51,7 @@ struct go_departure {
 	u64 parent;	 /* span id of the server exchange; 0: looked, and there is none */
 	u64 tuple;	 /* of the socket; 0: a virtual key */
 	u64 conn;	 /* of a stream: the virtual connection that sends it; 0: none */
+	u64 sk;		 /* of a call that has no stream yet: the socket it will leave by */
 	u8 trace_id[16]; /* of the line that was written, as the three that follow */
 	u8 span_id[8];
 	u8 parent_id[8];
@@ -58,7 +59,9 @@ struct go_departure {
 	u8 rule;    /* enum weft_parent_rule */
 	u8 written; /* the line is in the head that leaves next */
 	u8 sampled;
-	u8 pad[4];
+	u8 http;    /* enum weft_http; with sk */
+	u8 over;    /* the call has ended before it got its stream */
+	u8 pad[2];
 };
 
 struct {

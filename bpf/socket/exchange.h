@@ -429,3 +429,17 @@ WEFT_INLINE void emit(struct conn *c, u64 sk, u32 dir, u32 propagation)
 		weft_emit_carried(sk, dir);
 	slot_put(c);
 }
+
+/* What was to be written into the request of a virtual connection has been, or not:
+ * its records. The program's own traceparent counts for more. */
+__attribute__((noinline)) int weft_stream_settle(u64 key, u32 propagation)
+{
+	struct conn *c = conn_of(key);
+
+	if (!c)
+		return 0;
+	if (c->head[REQUEST].traceparent_count)
+		propagation = WEFT_PROPAGATION_OWN;
+	emit(c, key, DIR_TX, propagation);
+	return 0;
+}
