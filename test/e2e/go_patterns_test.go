@@ -21,7 +21,6 @@ type goPattern struct {
 	shared   int  // so many requests share one call
 	creator  bool // the evidence is g.parentGoid, which Go has from 1.21 on
 	caller   bool // the evidence is the calling goroutine alone
-	ended    bool // the request has ended when it calls
 }
 
 // byContext is the rule where the request's context was handed to the call.
@@ -62,9 +61,9 @@ var (
 		{name: "withoutcancel", rules: byContext},
 		{name: "afterfunc", rules: byContext},
 		// The request may have ended: a parent, if any, must be the right one.
-		{name: "late", expect: truth.Either, ended: true},
-		{name: "forget", expect: truth.Either, ended: true},
-		{name: "forget-ctx", expect: truth.Either, ended: true},
+		{name: "late", expect: truth.Either},
+		{name: "forget", expect: truth.Either},
+		{name: "forget-ctx", expect: truth.Either},
 	}
 )
 

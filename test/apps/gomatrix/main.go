@@ -9,8 +9,8 @@
 // The relay answers GET /do/PATTERN?id=ID, and calls /leaf?id=ID&call=NAME of
 // the next with the header X-Truth: ID/NAME. The back end echoes that header and
 // remembers what arrived; it writes that as JSON lines to whoever connects to
-// its control socket. A client reads lines "PREFIX COUNT CONCURRENCY" there,
-// sends that many requests and answers with a line of how it went.
+// its control socket. A client reads orders there, sends what they say and
+// answers each with a line of how it went.
 //
 // It compiles with Go 1.19; what later versions brought is behind build tags.
 package main
@@ -32,6 +32,7 @@ type settings struct {
 	protocol string
 	next     string
 	control  string
+	conns    int
 }
 
 func main() {
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&s.protocol, "protocol", "http1", "of both sides: http1, https, h2, h2c, h2c-std, h2x")
 	flag.StringVar(&s.next, "next", "", "base URL of the back end")
 	flag.StringVar(&s.control, "control", "", "path of the control socket to make")
+	flag.IntVar(&s.conns, "conns", 0, "connections to the next, 0: as many as needed")
 	flag.Parse()
 	log.SetFlags(log.Lmicroseconds)
 	if err := run(s); err != nil {
@@ -57,18 +59,17 @@ func run(s settings) error {
 		}
 		return listen(s, b)
 	case "relay":
-		client, err := newClient(s.protocol)
+		client, err := newClient(s.protocol, s.conns)
 		if err != nil {
 			return err
 		}
 		return listen(s, newRelay(client, s.next))
 	case "client":
-		client, err := newClient(s.protocol)
+		client, err := newClient(s.protocol, s.conns)
 		if err != nil {
 			return err
 		}
-		r := newRelay(client, s.next)
-		if err := control(s.control, r.drive); err != nil {
+		if err := control(s.control, newRelay(client, s.next).obey); err != nil {
 			return err
 		}
 		select {}

@@ -61,11 +61,11 @@ func serve(protocol string, srv *http.Server, l net.Listener) error {
 	return srv.ServeTLS(l, "", "")
 }
 
-// newClient calls by the same protocols.
-func newClient(protocol string) (*http.Client, error) {
+// newClient calls by the same protocols; conns bounds the connections of HTTP/1.
+func newClient(protocol string, conns int) (*http.Client, error) {
 	// The certificate is made at start and lives in the server's memory alone.
 	trust := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec
-	std := &http.Transport{MaxIdleConns: idle, MaxIdleConnsPerHost: idle, TLSClientConfig: trust}
+	std := &http.Transport{MaxIdleConns: idle, MaxIdleConnsPerHost: idle, MaxConnsPerHost: conns, TLSClientConfig: trust}
 	switch protocol {
 	case "http1", "https":
 		return &http.Client{Transport: std}, nil

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/singleflight"
@@ -135,53 +132,4 @@ func (r *relay) ask(ctx context.Context, c call) error {
 		return fmt.Errorf("%s: answered %.200q", target, got)
 	}
 	return nil
-}
-
-// drive makes calls without any request to serve: "PREFIX COUNT CONCURRENCY".
-func (r *relay) drive(c net.Conn) error {
-	sc := bufio.NewScanner(c)
-	for sc.Scan() {
-		var prefix string
-		var count, concurrency int
-		if _, err := fmt.Sscan(sc.Text(), &prefix, &count, &concurrency); err != nil {
-			return fmt.Errorf("line %q: %w", sc.Text(), err)
-		}
-		answer := "ok"
-		if err := r.send(prefix, count, concurrency); err != nil {
-			answer = err.Error()
-		}
-		if _, err := fmt.Fprintln(c, answer); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
-}
-
-func (r *relay) send(prefix string, count, concurrency int) error {
-	var next int64
-	failed := make(chan error, concurrency)
-	var wg sync.WaitGroup
-	for i := 0; i < concurrency; i++ {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for {
-				n := atomic.AddInt64(&next, 1) - 1
-				if n >= int64(count) {
-					return
-				}
-				if err := r.ask(context.Background(), call{id: fmt.Sprintf("%s-%d", prefix, n), name: "client"}); err != nil {
-					failed <- err
-					return
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
 }

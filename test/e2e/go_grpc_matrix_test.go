@@ -1,0 +1,365 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"weft/test/e2e/truth"
+	"weft/test/e2e/variant"
+)
+
+// grpcConcurrency is how many streams one connection carries at a time.
+const grpcConcurrency = 100
+
+// grpcPattern is a way of calling in test/apps/gogrpc.
+type grpcPattern struct {
+	name     string
+	inbound  string // Unary, Client, Server, Bidi: how the relay is called; "": Unary
+	calls    []string
+	expect   truth.Expect
+	rules    []string
+	optional bool
+	creator  bool   // the evidence is g.parentGoid, which Go has from 1.21 on
+	status   string // of the client span; "": OK
+	own      bool
+	heavy    int // requests are fewer by this
+}
+
+var grpcPatterns = []grpcPattern{
+	{name: "none", calls: []string{}},
+	{name: "unary", rules: byContext},
+	{name: "client", rules: byContext},
+	{name: "server", rules: byContext},
+	{name: "bidi", rules: byContext},
+	{name: "unary", inbound: "Client", rules: byContext},
+	{name: "unary", inbound: "Server", rules: byContext},
+	{name: "bidi", inbound: "Bidi", rules: byContext},
+	{name: "long", rules: byContext, heavy: 20},
+	{name: "background", rules: []string{"goroutine"}},
+	{name: "go", rules: []string{"creator"}, creator: true},
+	{name: "goctx", rules: byContext},
+	{name: "pool", rules: byContext},
+	{name: "pool-background", expect: truth.Root},
+	{name: "errgroup", calls: []string{"a", "b", "c"}, rules: byContext},
+	{name: "own", expect: truth.Own, own: true},
+	{name: "error", rules: byContext, status: "NOT_FOUND"},
+	// It may end before it was sent.
+	{name: "deadline", rules: byContext, optional: true, status: "DEADLINE_EXCEEDED", heavy: 4},
+	{name: "cancel", rules: byContext, status: "CANCELLED"},
+}
+
+func (p grpcPattern) title() string {
+	if p.inbound == "" {
+		return p.name
+	}
+	return strings.ToLower(p.inbound) + "-" + p.name
+}
+
+// grpcMessage is what the relay is told; see test/apps/gogrpc.
+type grpcMessage struct {
+	ID      string `json:"id"`
+	Pattern string `json:"pattern"`
+	Own     string `json:"own,omitempty"`
+}
+
+// grpcRig is a chain of gogrpc and a driver that is not traced.
+type grpcRig struct {
+	*goRig
+	conn *grpc.ClientConn
+	mids []*goRig // further relays, the one that calls the back end last
+}
+
+type grpcOptions struct {
+	tls      bool
+	http     bool // served through net/http
+	relays   int  // 1 or more
+	untraced bool
+}
+
+func startGRPCRig(t *testing.T, bin string, v goVersion, o grpcOptions) *grpcRig {
+	t.Helper()
+	r := &grpcRig{goRig: &goRig{t: t, g: newGroup(t), version: v, sink: startSink(t), protocol: "grpc"}}
+	var flags []string
+	if o.tls {
+		flags = append(flags, "-tls")
+	}
+	if o.http {
+		flags = append(flags, "-http")
+	}
+	start := func(role, next string) (*program, string, string) {
+		addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		control := filepath.Join(t.TempDir(), "control")
+		argv := append([]string{bin, "-role", role, "-listen", addr, "-next", next, "-control", control}, flags...)
+		p := r.g.start(role, launch{argv: argv}, nil)
+		p.listens(addr)
+		return p, addr, control
+	}
+	var next string
+	r.back, next, r.control = start("back", "")
+	for range o.relays {
+		var control string
+		r.relay, next, control = start("relay", next)
+		r.mids = append(r.mids, &goRig{t: t, sink: r.sink, control: control, relay: r.relay})
+	}
+	creds := insecure.NewCredentials()
+	if o.tls {
+		creds = credentials.NewTLS(goTLS())
+	}
+	var err error
+	if r.conn, err = grpc.NewClient(next, grpc.WithTransportCredentials(creds)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.conn.Close() })
+	if !o.untraced {
+		r.agent = startAgent(t, r.g, r.sink, agentOptions{})
+	}
+	return r
+}
+
+// call makes one call to the first relay.
+func (r *grpcRig) call(ctx context.Context, inbound string, m grpcMessage) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	in, out := wrapperspb.String(string(text)), new(wrapperspb.StringValue)
+	if inbound == "" {
+		inbound = "Unary"
+	}
+	method := "/weft.test.Matrix/" + inbound
+	if inbound == "Unary" {
+		err = r.conn.Invoke(ctx, method, in, out)
+	} else {
+		err = r.stream(ctx, method, inbound, in, out)
+	}
+	if err == nil && out.GetValue() != in.GetValue() {
+		err = fmt.Errorf("answered %.100q", out.GetValue())
+	}
+	return err
+}
+
+func (r *grpcRig) stream(ctx context.Context, method, kind string, in, out *wrapperspb.StringValue) error {
+	desc := &grpc.StreamDesc{ClientStreams: kind != "Server", ServerStreams: kind != "Client"}
+	st, err := r.conn.NewStream(ctx, desc, method)
+	if err != nil {
+		return err
+	}
+	if err := st.SendMsg(in); err != nil {
+		return err
+	}
+	if err := st.CloseSend(); err != nil {
+		return err
+	}
+	if err := st.RecvMsg(out); err != nil {
+		return err
+	}
+	if !desc.ServerStreams {
+		return nil
+	}
+	if err := st.RecvMsg(new(wrapperspb.StringValue)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("after the last message: %w", err)
+	}
+	return nil
+}
+
+// send makes n requests of a pattern through all relays.
+func (r *grpcRig) send(p grpcPattern, prefix string, n int) []truth.Relayed {
+	r.t.Helper()
+	requests := make([]truth.Relayed, n)
+	var next, failed atomic.Int64
+	var wg sync.WaitGroup
+	for range grpcConcurrency {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n || failed.Load() > 5 {
+					return
+				}
+				req := p.request(prefix, i, r.version, r.protocol)
+				requests[i] = req
+				pattern := strings.Repeat("via:", len(r.mids)-1) + p.name
+				ctx, cancel := context.WithTimeout(context.Background(), patience(r.t, 30*time.Second))
+				ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", req.Traceparents[0], "x-truth", req.ID+"/driver")
+				err := r.call(ctx, p.inbound, grpcMessage{ID: req.ID, Pattern: pattern, Own: req.Own})
+				cancel()
+				if err != nil {
+					failed.Add(1)
+					r.t.Errorf("request %s: %v", req.ID, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if failed.Load() > 0 {
+		r.t.FailNow()
+	}
+	return requests
+}
+
+// request is the i-th of a pattern. Nothing in a gRPC span names the request, so
+// each is sent with a trace of its own.
+func (p grpcPattern) request(prefix string, i int, v goVersion, served string) truth.Relayed {
+	of := goPattern{name: p.title()}
+	r := truth.Relayed{ID: fmt.Sprintf("%s-%s-%d", prefix, p.title(), i)}
+	flags := uint8(1)
+	if i%8 == 3 {
+		flags = 0
+	}
+	r.Traceparents = []string{of.traceparent(prefix, i, flags)}
+	if p.own {
+		r.Own = of.traceparent(prefix+"own", i, 1)
+	}
+	names := p.calls
+	if names == nil {
+		names = []string{p.name}
+	}
+	expect, rules := p.expect, p.rules
+	if p.creator && v.minor < 21 {
+		expect = truth.Root
+	}
+	if served == "http" && p.name == "background" {
+		// net/http's goroutine serves the request and starts the handler's.
+		rules = []string{"goroutine", "creator"}
+		if v.minor < 21 {
+			expect, rules = truth.Either, nil
+		}
+	}
+	for _, name := range names {
+		r.Calls = append(r.Calls, truth.Call{Name: name, Expect: expect, Rules: rules, Optional: p.optional})
+	}
+	return r
+}
+
+func (r *grpcRig) measure(p grpcPattern, prefix string, n int) *truth.Tally {
+	r.t.Helper()
+	n = max(n/max(p.heavy, 1), 1)
+	e := truth.Calls{Requests: r.send(p, prefix, n), Key: wireAlone}
+	least := n
+	if p.calls != nil {
+		least = n * len(p.calls)
+	}
+	if p.optional {
+		least = 0
+	}
+	e.Arrivals = r.settled(least, !p.optional)
+	// The driver's own calls, which the relay remembers too, must not pile up.
+	r.mids[0].arrivals()
+	e.Spans = r.spans(e)
+	if r.agent != nil {
+		r.statuses(p, e.Spans)
+	}
+	return truth.CheckCalls(e)
+}
+
+// wireAlone says that no attribute of a span tells the request.
+func wireAlone(*truth.Span) (id, call string) { return "", "" }
+
+// statuses judges what spans say of the outcome.
+func (r *grpcRig) statuses(p grpcPattern, spans []truth.Span) {
+	r.t.Helper()
+	want := p.status
+	if want == "" {
+		want = "OK"
+	}
+	bad := map[string]int{}
+	for i := range spans {
+		s := &spans[i]
+		got, expected := s.Attr("rpc.response.status_code"), want
+		if s.Kind == truth.Server && s.Attr("server.port") == r.relayPort() {
+			expected = "OK"
+		}
+		if s.Attr("rpc.system.name") != "grpc" {
+			bad["not grpc: "+s.String()]++
+		}
+		if got != expected && (s.Kind == truth.Client || p.status == "" || p.status == "NOT_FOUND") {
+			bad[fmt.Sprintf("%s span with status %q, want %q", s.Kind, got, expected)]++
+		}
+		if !strings.HasPrefix(s.Attr("rpc.method"), "weft.test.Matrix/") {
+			bad["method "+s.Attr("rpc.method")]++
+		}
+	}
+	var kinds []string
+	for k, n := range bad {
+		kinds = append(kinds, fmt.Sprintf("%d × %s", n, k))
+	}
+	slices.Sort(kinds)
+	if len(kinds) > 0 {
+		r.t.Errorf("%s:\n%.2000s", p.title(), strings.Join(kinds, "\n"))
+	}
+}
+
+func (r *grpcRig) relayPort() string {
+	target := r.conn.Target()
+	return target[strings.LastIndexByte(target, ':')+1:]
+}
+
+// grpcVariants are the versions of grpc-go, each built by a Go of its time.
+var grpcVariants = []variant.Variant{
+	{Program: "gogrpc"},
+	{Program: "gogrpc", Modfile: "grpc160.mod", Toolchain: "1.22.12", Stripped: true},
+	{Program: "gogrpc", Modfile: "grpc150.mod", Toolchain: "1.19.13", Stripped: true},
+}
+
+// TestGRPCMatrix judges every call of a gRPC relay.
+func TestGRPCMatrix(t *testing.T) {
+	t.Skip("weft has no programs for gRPC yet")
+	for i, v := range grpcVariants {
+		n := scaled(t, 400)
+		if i == 0 {
+			n = scaled(t, 2000)
+		}
+		t.Run(v.Name(), func(t *testing.T) { grpcMatrix(t, v, grpcOptions{relays: 1}, n) })
+	}
+	t.Run("http", func(t *testing.T) { grpcMatrix(t, grpcVariants[0], grpcOptions{relays: 1, http: true}, scaled(t, 400)) })
+}
+
+func grpcMatrix(t *testing.T, v variant.Variant, o grpcOptions, n int) {
+	t.Helper()
+	r := startGRPCRig(t, buildGo(t, v), parseGo(t, v.Toolchain), o)
+	if o.http {
+		r.protocol = "http"
+	}
+	sum := result{Name: v.Name()}
+	for _, p := range grpcPatterns {
+		tally := r.measure(p, "g", n)
+		t.Logf("%-16s %v", p.title(), tally)
+		if err := tally.Err(); err != nil {
+			t.Errorf("%s %s:\n%v", v.Name(), p.title(), err)
+		}
+		sum.add(tally)
+	}
+	r.finish(t, sum)
+}
+
+// TestGRPCJudgesUntraced: the same without weft must be answered in full, and
+// must be found untraced.
+func TestGRPCJudgesUntraced(t *testing.T) {
+	for _, o := range []grpcOptions{{relays: 1}, {relays: 1, tls: true}, {relays: 1, http: true}, {relays: 1, http: true, tls: true}} {
+		t.Run(fmt.Sprintf("http=%v,tls=%v", o.http, o.tls), func(t *testing.T) {
+			o.untraced = true
+			r := startGRPCRig(t, buildGo(t, grpcVariants[0]), parseGo(t, ""), o)
+			for _, p := range grpcPatterns {
+				tally := r.measure(p, "off", 8)
+				if tally.Calls > 0 && !p.own && tally.Count("header") != tally.Calls || tally.Count("lost") == 0 || tally.Right > 0 && !p.own {
+					t.Errorf("%s: nothing was traced, but: %v\n%v", p.title(), tally, tally.Err())
+				}
+			}
+		})
+	}
+}
