@@ -235,7 +235,7 @@ func (amd64) addressed(code []byte, pc uint64) []access {
 			} else {
 				continue
 			}
-			a := access{address: address, store: n == 0 && inst.Op == x86asm.MOV, load: n == 1 && inst.Op == x86asm.MOV}
+			a := access{address: address, load: inst.MemBytes == 8 && (n == 1 && inst.Op == x86asm.MOV || inst.Op == x86asm.CMP)}
 			if inst.Op == x86asm.XADD && inst.MemBytes == 8 {
 				if from, ok := inst.Args[1].(x86asm.Reg); ok {
 					a.adds = constants[wide(from)]

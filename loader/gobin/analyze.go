@@ -140,27 +140,43 @@ func (i *image) readSites(b *Binary) {
 
 // readLayout collects the offsets and addresses.
 func (i *image) readLayout(b *Binary) {
-	var debug *debugInfo
-	if b.DWARF {
-		var err error
-		if debug, err = i.debugInfo(); err != nil {
-			b.problem("offsets are not read from the file: %v", err)
-		}
-	}
 	versions := offsets.Versions{Go: b.GoVersion, Modules: b.Modules}
 	if !b.BuildInfo {
 		versions.Go = ""
 	}
+	sources := map[field.Field]Source{}
+	ask := false // the file's own debugging information: it takes long to unpack
+	for _, f := range field.All() {
+		b.Layout.Offset[f], sources[f] = fromTable(f, versions)
+		switch sources[f] {
+		case SourceUnknown:
+			ask = ask || i.uses(f)
+		case SourceNearest:
+			ask = ask || i.uses(f) && groupOf(f) != 0
+		}
+	}
+	if ask && b.DWARF {
+		debug, err := i.debugInfo()
+		if err != nil {
+			b.problem("offsets are not read from the file: %v", err)
+		}
+		for f, source := range sources {
+			if debug == nil || source == SourceTable {
+				continue
+			}
+			if offset, known := debug.locate(f); known {
+				b.Layout.Offset[f], sources[f] = offset, SourceDWARF
+			}
+		}
+	}
 	from := map[Source]int{}
 	guessed := map[uint32]bool{} // groups of fields that are not known for sure, by the flag
-	for _, f := range field.All() {
-		offset, source := i.locate(f, debug, versions)
-		b.Layout.Offset[f] = offset
+	for f, source := range sources {
 		group := groupOf(f)
-		if group == 0 || !i.hasPackage(packageOfGroup(group)) {
+		if group == 0 || !i.uses(f) {
 			continue
 		}
-		if offset != field.Unknown {
+		if b.Layout.Offset[f] != field.Unknown {
 			from[source]++
 		}
 		if source == SourceNearest || source == SourceUnknown {
@@ -190,34 +206,20 @@ func (i *image) readLayout(b *Binary) {
 		return
 	}
 	b.Layout.Flags |= FlagWrites
-	for _, flag := range []uint32{FlagWritesH2, FlagWritesXNet} {
-		if i.hasPackage(packageOfGroup(flag)) && !guessed[flag] {
-			b.Layout.Flags |= flag
-		}
+	if i.hasPackage(pkgHTTP) && !guessed[FlagWritesH2] {
+		b.Layout.Flags |= FlagWritesH2
+	}
+	if i.hasPackage(pkgXNet) && !guessed[FlagWritesXNet] {
+		b.Layout.Flags |= FlagWritesXNet
 	}
 	if i.hasPackage(pkgGRPC) && !guessed[FlagWritesGRPC] && b.Layout.Flags&FlagWritesXNet != 0 {
 		b.Layout.Flags |= FlagWritesGRPC
 	}
 }
 
-// locate is the offset of a field and where it is known from. It may be known to be
-// absent.
-func (i *image) locate(f field.Field, debug *debugInfo, versions offsets.Versions) (uint16, Source) {
+// fromTable is the offset of a field, which may be known to be absent.
+func fromTable(f field.Field, versions offsets.Versions) (uint16, Source) {
 	source := SourceUnknown
-	if debug != nil {
-		for _, at := range f.Locations() {
-			offset, known := debug.find(at)
-			if known {
-				source = SourceDWARF
-			}
-			if offset != field.Unknown {
-				return offset, SourceDWARF
-			}
-		}
-		if source == SourceDWARF {
-			return field.Unknown, source
-		}
-	}
 	for _, at := range f.Locations() {
 		r := offsets.Lookup(at, versions)
 		switch {
@@ -228,9 +230,6 @@ func (i *image) locate(f field.Field, debug *debugInfo, versions offsets.Version
 		case r.Exact:
 			source = SourceTable
 		}
-	}
-	if source == SourceUnknown && debug.whole() {
-		source = SourceDWARF // it has all types of the program, and this is none
 	}
 	return field.Unknown, source
 }
@@ -253,14 +252,14 @@ func groupOf(f field.Field) uint32 {
 	return FlagWritesGRPC
 }
 
-// packageOfGroup is what must be in the program for a tier to matter. HTTP/1 and the
-// runtime are in all of them.
-func packageOfGroup(flag uint32) string {
-	switch flag {
+// uses says whether what a field belongs to is in the program. HTTP/1 and the
+// runtime count as one: a program has what it uses of them.
+func (i *image) uses(f field.Field) bool {
+	switch groupOf(f) {
 	case FlagWritesXNet:
-		return pkgXNet
-	case FlagWritesGRPC:
-		return pkgGRPC
+		return i.hasPackage(pkgXNet)
+	case FlagWrites, FlagWritesH2:
+		return true
 	}
-	return pkgHTTP
+	return i.hasPackage(pkgGRPC)
 }

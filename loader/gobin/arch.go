@@ -32,9 +32,8 @@ type instruction struct {
 // access is an instruction that mentions an address.
 type access struct {
 	address uint64
-	store   bool
+	load    bool  // of eight bytes
 	adds    int64 // the constant added atomically; 0: none
-	load    bool
 }
 
 var errNoInstruction = errors.New("no emulated instruction, and none that is safe to step")

@@ -61,8 +61,21 @@ func hasDWARF(e *elf.File) bool {
 	return s != nil && s.Type != elf.SHT_NOBITS && s.FileSize > 0
 }
 
+// locate is the offset of a field at the first of its places. It may be known to be
+// absent: that a struct is not there says so too, for all types of a program are.
+func (d *debugInfo) locate(f field.Field) (offset uint16, known bool) {
+	for _, at := range f.Locations() {
+		offset, here := d.find(at)
+		known = known || here
+		if offset != field.Unknown {
+			return offset, true
+		}
+	}
+	return field.Unknown, known || d.whole()
+}
+
 // whole says whether it is of all the program, the runtime included.
-func (d *debugInfo) whole() bool { return d != nil && d.structure("runtime.g") != nil }
+func (d *debugInfo) whole() bool { return d.structure("runtime.g") != nil }
 
 // find is the offset of a field. Known is true as well where the struct is there
 // and has no such field; then the offset is field.Unknown.

@@ -17,7 +17,8 @@ const (
 	maxHeaders  = 4 << 20
 	maxTable    = 128 << 20 // one section
 	maxFunction = 1 << 20
-	maxUnpacked = 512 << 20 // a compressed section
+	maxUnpacked = 256 << 20 // a compressed section
+	maxRatio    = 32        // of its size to that in the file; linkers reach 4
 )
 
 var errTooLong = errors.New("its tables are longer than any linker makes them")
@@ -69,7 +70,7 @@ func openImage(f *os.File) (*image, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")
 	}
-	e, err := elf.NewFile(&bounded{f, maxHeaders})
+	e, err := elf.NewFile(&bounded{f, maxHeaders + maxTable})
 	if err != nil {
 		return nil, fmt.Errorf("is not an ELF file: %w", err)
 	}
@@ -117,11 +118,16 @@ func (i *image) unpacked(s *elf.Section) ([]byte, error) {
 	if s.Flags&elf.SHF_COMPRESSED == 0 {
 		return i.section(s)
 	}
-	if s.Size > maxUnpacked || s.FileSize > maxTable || s.Offset > uint64(i.size) || s.FileSize > uint64(i.size)-s.Offset {
+	if s.Size > maxUnpacked || s.Size/maxRatio > s.FileSize || s.FileSize > maxTable ||
+		s.Offset > uint64(i.size) || s.FileSize > uint64(i.size)-s.Offset || int64(s.FileSize) > i.left {
 		return nil, errTooLong
 	}
 	i.left -= int64(s.FileSize)
-	return io.ReadAll(io.LimitReader(s.Open(), maxUnpacked))
+	b := make([]byte, s.Size)
+	if _, err := io.ReadFull(s.Open(), b); err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return b, nil
 }
 
 // offset is where an address of memory lies in the file; of code if executable.

@@ -98,7 +98,7 @@ func (i *image) goidgen() uint64 {
 }
 
 // allp is the address of runtime.allp. In a stripped program it is the one pair of
-// words, pointer and length, that retake loads.
+// words, pointer and length, that retake reads.
 func (i *image) allp() uint64 {
 	if s, ok := i.symbols[varAllp]; ok {
 		return s.address
