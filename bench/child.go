@@ -19,6 +19,7 @@ const (
 	roleHop        = "hop"
 	roleGRPCServer = "grpc-server"
 	roleGRPCHop    = "grpc-hop"
+	roleTrapped    = "trapped"
 )
 
 // child is this program in another role. It answers every line of JSON on its

@@ -22,6 +22,9 @@ type load struct {
 	Conns int
 	// Header holds further request headers.
 	Header map[string]string
+	// Wire is what the URLs are asked over, and Authority what to trust with TLS.
+	Wire      wire
+	Authority string
 	// GRPC is the host:port of a gRPC service to ask instead of URLs.
 	GRPC string
 	// Echoed says that answers list the header lines that the service behind
@@ -80,9 +83,19 @@ func getter(l load, echo *sight) (get func(conn int) error, stop func() error, e
 	if len(l.URLs) == 0 {
 		return nil, nil, errors.New("nothing to ask for")
 	}
-	perHost := (l.Conns + len(l.URLs) - 1) / len(l.URLs)
-	transport := &http.Transport{MaxIdleConns: l.Conns, MaxIdleConnsPerHost: perHost, MaxConnsPerHost: perHost, DisableCompression: true}
-	c := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	perHost, many := (l.Conns+len(l.URLs)-1)/len(l.URLs), 1
+	if l.Wire.HTTP2 {
+		perHost, many = 1, shared
+	}
+	var clients []*http.Client
+	for range many {
+		transport, err := l.Wire.transport(l.Authority)
+		if err != nil {
+			return nil, nil, err
+		}
+		transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = l.Conns, perHost, perHost
+		clients = append(clients, &http.Client{Transport: transport, Timeout: 30 * time.Second})
+	}
 	get = func(conn int) error {
 		req, err := http.NewRequest(http.MethodGet, l.URLs[conn%len(l.URLs)], nil)
 		if err != nil {
@@ -91,7 +104,7 @@ func getter(l load, echo *sight) (get func(conn int) error, stop func() error, e
 		for name, value := range l.Header {
 			req.Header.Set(name, value)
 		}
-		resp, err := c.Do(req)
+		resp, err := clients[conn%many].Do(req)
 		if err != nil {
 			return err
 		}
@@ -107,7 +120,12 @@ func getter(l load, echo *sight) (get func(conn int) error, stop func() error, e
 		}
 		return err
 	}
-	return get, func() error { transport.CloseIdleConnections(); return nil }, nil
+	return get, func() error {
+		for _, c := range clients {
+			c.CloseIdleConnections()
+		}
+		return nil
+	}, nil
 }
 
 // countEcho reads an answer that lists the header lines of the request.

@@ -37,6 +37,20 @@ const (
 	everyRequest = 0.1
 )
 
+// entryPrefix is that of the programs that a probe in a Go program runs. What they
+// call is in their time.
+const entryPrefix = "go_entry"
+
+// traps is how often a probe was hit for one request.
+func (h hookReading) traps() (traps float64) {
+	for _, k := range h.hooks {
+		if strings.HasPrefix(k.Name, entryPrefix) {
+			traps += h.runs(k)
+		}
+	}
+	return traps
+}
+
 // total is what the programs that run as often together did for one request.
 func (h hookReading) total(often float64) (runs, ns float64) {
 	for _, k := range h.hooks {

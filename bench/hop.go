@@ -21,25 +21,30 @@ import (
 // and answers with what that says. Neither knows anything of tracing.
 
 // httpHop is net/http on both sides.
-func httpHop(in io.Reader, out io.Writer) error {
+func httpHop(in io.Reader, out io.Writer, over wire) error {
 	return answer(in, out, func(to passOn) (passedOn, error) {
-		listener, err := net.Listen("tcp", to.Address)
+		listener, config, authority, err := over.listen(to.Address)
 		if err != nil {
-			return passedOn{}, fmt.Errorf("listen: %w", err)
+			return passedOn{}, err
 		}
-		behind := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}, Timeout: 30 * time.Second}
-		s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := passHTTP(w, r, behind, to.Upstream); err != nil {
+		transport, err := over.transport(to.Authority)
+		if err != nil {
+			return passedOn{}, err
+		}
+		transport.MaxIdleConnsPerHost = 256
+		behind := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+		// Until this process ends.
+		over.serve(listener, config, func(w http.ResponseWriter, r *http.Request) {
+			if err := passHTTP(w, r, behind, over.scheme()+"://"+to.Upstream); err != nil {
 				http.Error(w, err.Error(), http.StatusBadGateway)
 			}
-		})}
-		go func() { _ = s.Serve(listener) }() // until this process ends
-		return passedOn{listener.Addr().String()}, nil
+		})
+		return passedOn{listener.Addr().String(), authority}, nil
 	})
 }
 
 func passHTTP(w http.ResponseWriter, r *http.Request, behind *http.Client, upstream string) error {
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "http://"+upstream+r.URL.RequestURI(), nil)
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, upstream+r.URL.RequestURI(), nil)
 	if err != nil {
 		return err
 	}
@@ -88,7 +93,7 @@ func serveGRPC(address string, service grpc_health_v1.HealthServer) (passedOn, e
 	s := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(s, service)
 	go func() { _ = s.Serve(listener) }() // until this process ends
-	return passedOn{listener.Addr().String()}, nil
+	return passedOn{Address: listener.Addr().String()}, nil
 }
 
 // grpcServer is the service behind, and tells, when asked, what it saw.
@@ -133,13 +138,16 @@ func (s *sight) request(parents []string) {
 }
 
 func (s *sight) read(address string) served {
-	return served{address, s.requests.Load(), s.traceparent.Load(), s.sampled.Load(), s.repeated.Load(), s.carried.Load()}
+	return served{Address: address, Requests: s.requests.Load(), Traceparent: s.traceparent.Load(), Sampled: s.sampled.Load(),
+		Repeated: s.repeated.Load(), Carried: s.carried.Load()}
 }
 
-// grpcGet makes requests over a few connections, as a client of many goroutines
-// does.
+// shared is over how many connections a client of many goroutines makes its HTTP/2
+// requests.
+const shared = 4
+
+// grpcGet makes requests over a few connections.
 func grpcGet(target string) (get func(conn int) error, stop func() error, err error) {
-	const shared = 4
 	var conns []*grpc.ClientConn
 	stop = func() error {
 		var errs []error

@@ -1,7 +1,8 @@
 // Command bench measures what tracing costs on this machine, without an agent, with
 // weft, and with any other agent that it is given: one traced program between a load
-// generator and a service (Go over HTTP/1 and gRPC, Flask, nginx); a client and a
-// server that do nothing but be traced; context that is carried; a soak. It prints
+// generator and a service (Go over HTTP/1, HTTP/2, TLS and gRPC, Flask, nginx); a
+// client and a server that do nothing but be traced; context that is carried; what a
+// probe in a program costs; a soak. It prints
 // tables and writes them, with a plot, to docs/performance.md.
 //
 //	go run ./bench
@@ -80,10 +81,14 @@ func run(ctx context.Context, args []string) error {
 
 // role is what a child of this program does; nil: no such role.
 func role(name string) func(io.Reader, io.Writer) error {
-	return map[string]func(io.Reader, io.Writer) error{
-		roleServer: server, roleClient: client, roleSink: sink, roleRelay: relay,
-		roleHop: httpHop, roleGRPCServer: grpcServer, roleGRPCHop: grpcHop,
-	}[name]
+	plays := map[string]func(io.Reader, io.Writer) error{
+		roleClient: client, roleSink: sink, roleRelay: relay, roleGRPCServer: grpcServer, roleGRPCHop: grpcHop, roleTrapped: trapped,
+	}
+	for _, w := range wires {
+		plays[roleServer+w.suffix()] = func(in io.Reader, out io.Writer) error { return server(in, out, w) }
+		plays[roleHop+w.suffix()] = func(in io.Reader, out io.Writer) error { return httpHop(in, out, w) }
+	}
+	return plays[name]
 }
 
 // defaults are those of a run whose figures are to be believed; quick ones show that

@@ -92,6 +92,7 @@ type results struct {
 	settings
 	machine   machine
 	hop       *hop
+	note      string // what holds for the hop on this kernel only
 	arms      []arm
 	rounds    [][]round           // by arm, then in order of time
 	hooks     map[int]hookReading // by arm, at the fixed rate
@@ -99,6 +100,7 @@ type results struct {
 	carried   []carried
 	empty     float64 // ns, emptyRun
 	soaks     []soakReading
+	traps     []trapReading
 }
 
 type hookReading struct {

@@ -135,6 +135,23 @@ func (r *record) hooks(section string, a arm, h hookReading) error {
 	return r.write(e)
 }
 
+// trapLine is one kind of probe.
+type trapLine struct {
+	Type    string    `json:"type"` // "trap"
+	Kind    string    `json:"kind"`
+	Multi   []float64 `json:"uprobe_multi_ns,omitempty"` // by round
+	Perf    []float64 `json:"perf_event_ns"`
+	Outside []float64 `json:"other_process_ns,omitempty"`
+}
+
+func (r *record) traps(all []trapReading) error {
+	var errs []error
+	for _, t := range all {
+		errs = append(errs, r.write(trapLine{"trap", t.kind.name, t.multi, t.perf, t.outside}))
+	}
+	return errors.Join(errs...)
+}
+
 func (r *record) soak(section string, s *soakReading) error {
 	e := entryOf(section, "weft traces", 0, s.reading, s.wanted)
 	e.Type, e.AgentRSS = "soak", s.memory

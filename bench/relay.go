@@ -17,10 +17,13 @@ import (
 
 // passOn tells a relay where to. Address is where it is to listen; "" is the relay's
 // choice.
-type passOn struct{ Upstream, Address string }
+type passOn struct {
+	Upstream, Address string
+	Authority         string // of upstream, with TLS
+}
 
-// passedOn is where it listens.
-type passedOn struct{ Address string }
+// passedOn is where it listens, and what a client with TLS must trust.
+type passedOn struct{ Address, Authority string }
 
 // relay is a service that knows nothing of tracing: it answers each request with
 // what it gets for one of its own, and forwards no header. One connection at a
@@ -42,7 +45,7 @@ func relay(in io.Reader, out io.Writer) error {
 	address := "127.0.0.1:" + strconv.Itoa(at.Port)
 	return answer(in, out, func(to passOn) (passedOn, error) {
 		go relayAll(listener, to.Upstream) // until this process ends
-		return passedOn{address}, nil
+		return passedOn{Address: address}, nil
 	})
 }
 

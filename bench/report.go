@@ -39,7 +39,7 @@ func (r *results) markdown() string {
 	var b strings.Builder
 	switch {
 	case r.hop != nil:
-		fmt.Fprintf(&b, "### Hop: %s\n\n%s\n\n", r.hop.title, r.hop.about)
+		fmt.Fprintf(&b, "### Hop: %s\n\n%s%s\n\n", r.hop.title, r.hop.about, r.note)
 		r.writeMachine(&b)
 		r.writeComparison(&b)
 		r.writeTargets(&b)
@@ -54,6 +54,10 @@ func (r *results) markdown() string {
 		fmt.Fprintf(&b, "### Carrying tracestate and baggage\n\n")
 		r.writeMachine(&b)
 		r.writeCarried(&b)
+	case len(r.traps) > 0:
+		fmt.Fprintf(&b, "### Traps\n\n")
+		r.writeMachine(&b)
+		r.writeTraps(&b)
 	case len(r.soaks) > 0:
 		fmt.Fprintf(&b, "### Soak\n\n")
 		r.writeMachine(&b)
@@ -188,6 +192,7 @@ func (r *results) writeHooks(b *strings.Builder) {
 			fmt.Fprintf(b, "%s: its processes hold no BPF program that ran.\n\n", capital(r.arms[at].name))
 			continue
 		}
+		entries := ""
 		fmt.Fprintf(b, "%s:\n\n| program | kind | runs per request | ns per run | ns per request |\n|---|---|--:|--:|--:|\n", capital(r.arms[at].name))
 		for _, k := range h.hooks {
 			perRequest := h.runs(k)
@@ -196,8 +201,11 @@ func (r *results) writeHooks(b *strings.Builder) {
 			}
 			fmt.Fprintf(b, "| `%s` | %s | %.2f | %s | %s |\n", k.Name, k.Kind, perRequest, number(k.perRun()), number(perRequest*k.perRun()))
 		}
+		if traps := h.traps(); traps > 0 {
+			entries = fmt.Sprintf("**%.2f traps per request**: runs of `%s…`, one for each probe hit. Reaching them is not in their time; see [traps](#traps).\n\n", traps, entryPrefix)
+		}
 		runs, total := h.total(0)
-		fmt.Fprintf(b, "| all | | %.2f | | %s |\n\n", runs, number(total))
+		fmt.Fprintf(b, "| all | | %.2f | | %s |\n\n%s", runs, number(total), entries)
 		for _, k := range h.hooks {
 			if k.Skipped > 0 {
 				fmt.Fprintf(b, "`%s` was left out %d times because it was running on that CPU already.\n\n", k.Name, k.Skipped)

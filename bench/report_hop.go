@@ -127,14 +127,18 @@ func overview(measured []*results, doc, plot string) string {
 	if plot != "" && doc != "" {
 		fmt.Fprintf(&b, "![Throughput and CPU per request of each hop](%s)\n\n", relativeTo(doc, plot))
 	}
-	b.WriteString("| hop | agent | requests/s, as fast as it goes | p99 at half of it | CPU per request | CPU µs per request |\n|---|---|--:|--:|--:|--:|\n")
+	b.WriteString("| hop | agent | requests/s, as fast as it goes | p99 at half of it | CPU per request | CPU µs per request | traps per request |\n|---|---|--:|--:|--:|--:|--:|\n")
 	for _, r := range measured {
 		p99 := func(x round) float64 { return us(x.open.P99) }
 		rate := func(x round) float64 { return x.closed.rate() }
 		for _, at := range r.compared() {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s → %s |\n", r.hop.title, strings.TrimSuffix(r.arms[at].name, " traces"),
+			traps := "—"
+			if n := r.hooks[at].traps(); n > 0 {
+				traps = number(n)
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s → %s | %s |\n", r.hop.title, strings.TrimSuffix(r.arms[at].name, " traces"),
 				compare(r.each(at, rate), r.each(armWithout, rate)), compare(r.each(at, p99), r.each(armWithout, p99)),
-				compare(r.each(at, hopCPU), r.each(armWithout, hopCPU)), number(median(r.each(armWithout, hopCPU))), number(median(r.each(at, hopCPU))))
+				compare(r.each(at, hopCPU), r.each(armWithout, hopCPU)), number(median(r.each(armWithout, hopCPU))), number(median(r.each(at, hopCPU))), traps)
 		}
 	}
 	return b.String()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"weft/loader/probe"
 )
 
 // promise is what weft has to make of a load when it traces.
@@ -131,6 +133,7 @@ type hop struct {
 	title string
 	about string
 	spans uint64
+	tls   bool // what is inside it only a kernel that allows it lets weft write
 	// targets says that the project's targets are for this hop.
 	targets bool
 	// check says early what is missing for it.
@@ -141,11 +144,16 @@ type hop struct {
 
 func hops() []hop {
 	return []hop{
-		{name: "go-http1", title: "Go, HTTP/1", spans: 2, targets: true, start: startGoHTTP,
+		{name: "go-http1", title: "Go, HTTP/1", spans: 2, targets: true, start: startGoHTTP(wire{}),
 			about: "A `net/http` handler asks a `net/http` service behind it by `http.Client`."},
-		{name: "go-grpc", title: "Go, gRPC", start: startGoGRPC,
-			about: "A gRPC server asks another behind it: unary calls, plaintext, four connections from the load. " +
-				"**Weft does not parse HTTP/2 yet**, so there are neither spans nor context: this is what a selected program pays that weft must leave alone."},
+		{name: "go-http2", title: "Go, HTTP/2", spans: 2, start: startGoHTTP(wire{HTTP2: true}),
+			about: "The same over HTTP/2 without TLS, four connections from the load, one to the service behind."},
+		{name: "go-tls", title: "Go, HTTP/1 over TLS", spans: 2, tls: true, start: startGoHTTP(wire{TLS: true}),
+			about: "The same over HTTP/1 with TLS 1.3 on both sides."},
+		{name: "go-http2-tls", title: "Go, HTTP/2 over TLS", spans: 2, tls: true, start: startGoHTTP(wire{HTTP2: true, TLS: true}),
+			about: "The same over HTTP/2 with TLS 1.3 on both sides."},
+		{name: "go-grpc", title: "Go, gRPC", spans: 2, start: startGoGRPC,
+			about: "A gRPC server asks another behind it: unary calls, plaintext, four connections from the load."},
 		{name: "flask-express", title: "Flask → Express", spans: 2, check: checkFlask, start: startFlask,
 			about: "Flask under gunicorn (2 workers of 8 threads) asks Express through a urllib3 pool. Express tells what headers it received, and the load generator reads that."},
 		{name: "nginx", title: "nginx proxy", spans: 2, check: checkNginx, start: startNginx,
@@ -160,7 +168,16 @@ func (b *bench) hopRig(ctx context.Context, h hop) (_ *rig, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRig(h.name, promise{spans: h.spans, sends: h.spans > 0}, load{Conns: b.conns})
+	p := promise{spans: h.spans, sends: h.spans > 0}
+	if h.tls {
+		// Written in the program's memory, before it is encrypted, or not at all.
+		refused, err := probe.WriteUser()
+		if err != nil && !refused {
+			return nil, err
+		}
+		p.sends = !refused
+	}
+	r, err := newRig(h.name, p, load{Conns: b.conns})
 	if err != nil {
 		return nil, err
 	}
@@ -206,9 +223,11 @@ func (r *rig) vacate(ctx context.Context) error {
 // address is where the traced program listens.
 func (r *rig) address() string { return fmt.Sprintf("127.0.0.1:%d", r.port) }
 
-func startGoHTTP(ctx context.Context, _ *bench, _ installed, r *rig) error {
-	r.load.URLs = []string{"http://" + r.address() + path}
-	return startGo(ctx, r, roleServer, roleHop)
+func startGoHTTP(over wire) func(context.Context, *bench, installed, *rig) error {
+	return func(ctx context.Context, _ *bench, _ installed, r *rig) error {
+		r.load.Wire, r.load.URLs = over, []string{over.scheme() + "://" + r.address() + path}
+		return startGo(ctx, r, roleServer+over.suffix(), roleHop+over.suffix())
+	}
 }
 
 func startGoGRPC(ctx context.Context, _ *bench, _ installed, r *rig) error {
@@ -230,7 +249,8 @@ func startGo(ctx context.Context, r *rig, behind, between string) error {
 			return err
 		}
 		var ready passedOn
-		err = c.request(passOn{Upstream: at.Address, Address: r.address()}, &ready)
+		err = c.request(passOn{Upstream: at.Address, Address: r.address(), Authority: at.Authority}, &ready)
+		r.load.Authority = ready.Authority
 		go func() { _ = c.cmd.Wait() }() // it ends with its group
 		return err
 	}

@@ -34,6 +34,9 @@ func sections() []section {
 					res, err := b.compareArms(ctx, r, arms, watched(arms))
 					if res != nil {
 						res.hop = &h
+						if h.spans > 0 && !r.sends {
+							res.note = " **This kernel lets no program write another's memory**, so what is inside TLS leaves without context: spans only (`weft doctor`, row `go.writes`)."
+						}
 					}
 					return res, err
 				})
@@ -65,6 +68,9 @@ func sections() []section {
 					return res, err
 				})
 			}},
+		section{name: "traps", about: "what a probe in a program costs, by kind of instruction",
+			takes: func(s settings) time.Duration { return rigStarts + time.Duration(s.rounds*len(trapKinds()))*trapRound },
+			run:   measureTraps},
 		section{name: "soak", about: "a high rate for a while: memory and losses",
 			takes: func(s settings) time.Duration { return 2 * (rigStarts + s.soaking()) },
 			run:   soak})

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // served is what the server saw since it started.
@@ -17,25 +14,26 @@ type served struct {
 	Sampled     uint64 // and of these those whose sampled flag is set
 	Repeated    uint64 // those with several
 	Carried     uint64 // bytes of tracestate and baggage, in all
+	Authority   string // PEM, of a server with TLS
 }
 
 // since is what was seen between two readings.
 func (s served) since(was served) served {
 	return served{s.Address, s.Requests - was.Requests, s.Traceparent - was.Traceparent, s.Sampled - was.Sampled,
-		s.Repeated - was.Repeated, s.Carried - was.Carried}
+		s.Repeated - was.Repeated, s.Carried - was.Carried, s.Authority}
 }
 
 // page is what every request gets: small, so that tracing shows.
 var page = []byte(strings.Repeat("weft and warp. ", 8))
 
 // server answers on a free loopback port and tells, when asked, what it saw.
-func server(in io.Reader, out io.Writer) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func server(in io.Reader, out io.Writer, over wire) error {
+	listener, config, authority, err := over.listen("127.0.0.1:0")
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
 	var saw sight
-	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stop := over.serve(listener, config, func(w http.ResponseWriter, r *http.Request) {
 		saw.request(r.Header["Traceparent"])
 		for _, name := range []string{"Tracestate", "Baggage"} {
 			for _, value := range r.Header[name] {
@@ -44,8 +42,11 @@ func server(in io.Reader, out io.Writer) error {
 		}
 		w.Header().Set("Content-Type", "text/plain")
 		_, _ = w.Write(page) // a client that is gone needs no answer
-	})}
-	go func() { _ = s.Serve(listener) }() // until Close
-	defer s.Close()
-	return answer(in, out, func(struct{}) (served, error) { return saw.read(listener.Addr().String()), nil })
+	})
+	defer stop() //nolint:errcheck // the process ends with it
+	return answer(in, out, func(struct{}) (served, error) {
+		s := saw.read(listener.Addr().String())
+		s.Authority = authority
+		return s, nil
+	})
 }
