@@ -139,6 +139,9 @@ func (d *debugInfo) search(name string) *dwarf.Entry {
 			}
 		}
 		for ; start <= at; start++ {
+			if bytes.ContainsAny(d.info[start:at], "[]*") {
+				continue // a slice is a struct too
+			}
 			if e := d.structAt(start-1, string(d.info[start:at+len(name)])); e != nil {
 				return e
 			}
