@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -30,7 +31,12 @@ func Analyze(path string) (*Binary, error) {
 // AnalyzeFile is Analyze of an open file, which keeps a name that is replaced at
 // the same time from mattering. The path is only told.
 func AnalyzeFile(f *os.File, path string) (*Binary, error) {
-	i, err := openImage(f)
+	return analyze(f, f, path)
+}
+
+// analyze is AnalyzeFile; r is what f has, and all that is read goes through it.
+func analyze(f *os.File, r io.ReaderAt, path string) (*Binary, error) {
+	i, err := openImage(f, r)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

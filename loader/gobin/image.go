@@ -21,7 +21,10 @@ const (
 	maxRatio    = 32        // of its size to that in the file; linkers reach 4
 )
 
-var errTooLong = errors.New("its tables are longer than any linker makes them")
+var (
+	errTooLong    = errors.New("its tables are longer than any linker makes them")
+	errNotRegular = errors.New("is not a regular file")
+)
 
 // bounded reads up to left bytes, in all.
 type bounded struct {
@@ -40,7 +43,7 @@ func (b *bounded) ReadAt(p []byte, off int64) (int, error) {
 
 // image is an ELF file and the memory that it becomes.
 type image struct {
-	file *os.File
+	file io.ReaderAt
 	size int64
 	elf  *elf.File
 	left int64 // of maxRead
@@ -62,22 +65,23 @@ type function struct {
 	address, size uint64
 }
 
-func openImage(f *os.File) (*image, error) {
+// openImage reads the headers; r is what f has.
+func openImage(f *os.File, r io.ReaderAt) (*image, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("stat: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file")
+		return nil, errNotRegular
 	}
-	e, err := elf.NewFile(&bounded{f, maxHeaders + maxTable})
+	e, err := elf.NewFile(&bounded{r, maxHeaders + maxTable})
 	if err != nil {
 		return nil, fmt.Errorf("is not an ELF file: %w", err)
 	}
 	if e.Class != elf.ELFCLASS64 || e.Data != elf.ELFDATA2LSB {
 		return nil, fmt.Errorf("is of %s: weft reads 64-bit little-endian programs", e.Machine)
 	}
-	i := &image{file: f, size: info.Size(), elf: e, left: maxRead}
+	i := &image{file: r, size: info.Size(), elf: e, left: maxRead}
 	switch e.Machine {
 	case elf.EM_X86_64:
 		i.arch = amd64{}

@@ -11,7 +11,7 @@ import (
 // supported, and the call in it if the place is not its entry.
 type target struct {
 	site      Site
-	name      string // of the site in bpf/abi/golang.h
+	name      string   // of the site in bpf/abi/golang.h
 	functions []string // the first that is there
 	calls     []string // what is called, by the same names; empty: the entry
 	pkg       string   // absent packages need no word about each function

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/loader/gobin/field"
 	"weft/loader/gobin/offsets"
 )
 
@@ -19,24 +20,31 @@ func handful(ctx context.Context) ([]build, error) {
 	if err != nil {
 		return nil, err
 	}
-	version := map[string][]string{
-		offsets.Std: {strings.TrimSpace(string(out)), "go1.19"},
-		xnet:        {"v0.17.0"},
-		grpc:        {"v1.60.1"},
-		genproto:    {"v0.0.0-20221118155620-16455021b5e6"},
-		rpc:         {"v0.0.0-20230822172742-b8732ec3820d"},
+	version := map[string]string{
+		offsets.Std: "go1.19",
+		xnet:        "v0.17.0",
+		grpc:        "v1.60.1",
+		genproto:    "v0.0.0-20221118155620-16455021b5e6",
+		rpc:         "v0.0.0-20230822172742-b8732ec3820d",
 	}
 	var all []build
 	for _, m := range modules() {
-		for n, v := range version[m.path] {
-			b := build{module: m, version: v, golang: "local", arch: "amd64"}
-			if n > 0 {
-				b.golang = v
+		b := build{module: m, version: version[m.path], golang: "local", arch: "amd64"}
+		if m.path == offsets.Std {
+			if here := strings.TrimSpace(string(out)); covered(here) {
+				all = append(all, build{module: m, version: here, golang: "local", arch: "amd64"})
 			}
-			all = append(all, b)
+			b.golang = b.version
 		}
+		all = append(all, b)
 	}
 	return all, nil
+}
+
+// covered tells whether the table knows a version of Go.
+func covered(version string) bool {
+	at := field.GGoid.Locations()[0]
+	return offsets.Lookup(at, offsets.Versions{Go: version}).Exact
 }
 
 // verify measures a build anew and says what the table has otherwise.
