@@ -21,6 +21,7 @@ type ProgramCost struct {
 	Runs    uint64
 	// Missed are runs that did not take place, because a program was
 	// interrupted on that CPU by what would have run it again; 0 before 5.12.
+	// Those that a spare took over are not among them.
 	Missed uint64
 	// Verified are the instructions that the verifier walked; 0 before 5.16.
 	Verified uint32
@@ -55,7 +56,7 @@ func (l *Loader) Cost() (Cost, error) {
 	l.coll.mu.Lock()
 	defer l.coll.mu.Unlock()
 	for name, p := range l.coll.Programs {
-		cost, err := programCost(p, l.coll.entryOf(name))
+		cost, err := programCost(p, l.coll.entriesOf(name)...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read what program %s costs: %w", name, err))
 			continue
@@ -76,23 +77,31 @@ func (l *Loader) Cost() (Cost, error) {
 	return c, errors.Join(errs...)
 }
 
-// programCost reads it of p; entry is what runs it, and what its run time is booked
-// on, or nil.
-func programCost(p, entry *ebpf.Program) (ProgramCost, error) {
+// programCost reads it of p; entries are what runs it, and what its run time is
+// booked on; none: it is attached itself.
+func programCost(p *ebpf.Program, entries ...*ebpf.Program) (ProgramCost, error) {
 	info, err := p.Info()
 	if err != nil {
 		return ProgramCost{}, err
 	}
-	if entry == nil {
-		entry = p
-	}
-	stats, err := entry.Stats()
-	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
-		return ProgramCost{}, err
+	if len(entries) == 0 {
+		entries = []*ebpf.Program{p}
 	}
 	var c ProgramCost
-	if stats != nil {
-		c.RunTime, c.Runs, c.Missed = stats.Runtime, stats.RunCount, stats.RecursionMisses
+	for i, entry := range entries {
+		stats, err := entry.Stats()
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			break
+		}
+		if err != nil {
+			return ProgramCost{}, err
+		}
+		c.RunTime += stats.Runtime
+		c.Runs = max(c.Runs, stats.RunCount)
+		// A run is missed that every entry missed: as many at most.
+		if i == 0 || stats.RecursionMisses < c.Missed {
+			c.Missed = stats.RecursionMisses
+		}
 	}
 	c.Verified, _ = info.VerifiedInstructions() // absent from older kernels
 	c.Bytes, _ = info.Memlock()

@@ -21,6 +21,8 @@ const (
 type dispatch struct {
 	slot  *ebpf.Map
 	entry *ebpf.Program
+	spare *ebpf.Program // attached beside entry, or nil (addSpare)
+	jump  *ebpf.ProgramSpec
 }
 
 // newDispatch loads an entry for the hook of spec; its slot, of that name, is empty.
@@ -44,7 +46,19 @@ func newDispatch(spec *ebpf.ProgramSpec, name string, otherwise int32) (*dispatc
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load the entry of %s: %w", spec.Name, shortVerifierError(err)), slot.Close())
 	}
-	return &dispatch{slot: slot, entry: entry}, nil
+	return &dispatch{slot: slot, entry: entry, jump: jump}, nil
+}
+
+// addSpare loads a second entry. The kernel skips a run of an entry that it finds
+// preempted on the same CPU; the spare then takes that run. The program behind must
+// do nothing when it is run a second time.
+func (d *dispatch) addSpare() error {
+	spare, err := ebpf.NewProgram(d.jump)
+	if err != nil {
+		return fmt.Errorf("load a spare entry of %s: %w", d.jump.Name, shortVerifierError(err))
+	}
+	d.spare = spare
+	return nil
 }
 
 // fill makes p the program that runs from now on; those running end first by
@@ -64,4 +78,10 @@ func empty(slot *ebpf.Map) error {
 	return nil
 }
 
-func (d *dispatch) close() error { return errors.Join(d.slot.Close(), d.entry.Close()) }
+func (d *dispatch) close() error {
+	err := errors.Join(d.slot.Close(), d.entry.Close())
+	if d.spare != nil {
+		err = errors.Join(err, d.spare.Close())
+	}
+	return err
+}

@@ -317,6 +317,7 @@ func (l *Loader) Run(ctx context.Context) error {
 		if now.Sub(lastClock) >= 10*time.Second {
 			lastClock = now
 			l.setClock()
+			l.coll.spareAfterMisses(l.log)
 		}
 		if pids := l.again.take(); len(pids) > 0 {
 			l.finder.relook(l.handler, pids)

@@ -44,12 +44,20 @@ func fexitName(prefix, function string) string {
 	return fmt.Sprintf("%s_%d", prefix, funcParams(function))
 }
 
+// kernelFunc is a kernel function by BTF, nil if BTF does not know it.
+func kernelFunc(name string) (fn *btf.Func) {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil || spec.TypeByName(name, &fn) != nil {
+		return nil
+	}
+	return fn
+}
+
 // funcParams is the number of parameters of a kernel function, 0 if BTF does not
 // know it.
 func funcParams(name string) int {
-	var fn *btf.Func
-	spec, err := btf.LoadKernelSpec()
-	if err != nil || spec.TypeByName(name, &fn) != nil {
+	fn := kernelFunc(name)
+	if fn == nil {
 		return 0
 	}
 	proto, ok := fn.Type.(*btf.FuncProto)
@@ -63,6 +71,7 @@ func funcParams(name string) int {
 type collection struct {
 	*ebpf.Collection
 	capture  Capture
+	letting  bool // as Options.letting has it
 	specs    map[string]*ebpf.ProgramSpec
 	attached []string // names of those that links hold, in attach order
 	links    []link.Link
@@ -70,20 +79,28 @@ type collection struct {
 	entries map[string]*dispatch
 	// exchangeable: the capture programs have entries.
 	exchangeable bool
-	mu           sync.Mutex // of Programs and Maps, once Run runs
+	// sparing: the spares of entries are attached too.
+	sparing bool
+	mu      sync.Mutex // of Programs and Maps, once Run runs
 }
 
-// enter gives the capture programs their entries, or all of them none.
-func (c *collection) enter() error {
+// enter gives the capture programs their entries, and spares where they hold their
+// CPU, or all of them none.
+func (c *collection) enter(holds bool) error {
 	entries := map[string]*dispatch{}
 	for _, name := range c.attached {
 		if slices.Contains(lifecyclePrograms, name) {
+			// Without a spare: some would report twice, and weft_state also
+			// runs in interrupts, where it would be inside itself.
 			continue
 		}
 		d, err := newDispatch(c.specs[name], hookSlot, 0)
 		if err == nil {
 			entries[name] = d
 			err = fill(d.slot, c.Programs[name])
+		}
+		if err == nil && holds && c.specs[name].Type == ebpf.Tracing {
+			err = d.addSpare()
 		}
 		if err != nil {
 			for _, d := range entries {
@@ -106,6 +123,25 @@ func (c *collection) attachAll() error {
 		l, err := attach(program, c.specs[name])
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", name, err)
+		}
+		c.links = append(c.links, l)
+	}
+	if c.sparing {
+		return c.attachSpares()
+	}
+	return nil
+}
+
+// attachSpares attaches the spares of what attachAll attached.
+func (c *collection) attachSpares() error {
+	for _, name := range c.attached {
+		d := c.entries[name]
+		if d == nil || d.spare == nil {
+			continue
+		}
+		l, err := attach(d.spare, c.specs[name])
+		if err != nil {
+			return fmt.Errorf("attach the spare of %s: %w", name, err)
 		}
 		c.links = append(c.links, l)
 	}
@@ -161,7 +197,7 @@ func programsOf(o Options, capture Capture) (spec *ebpf.CollectionSpec, attached
 			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
 		}
 	}
-	return spec, attached, setConstants(spec, o, everyConstant)
+	return spec, attached, errors.Join(holdCPU(spec, o), setConstants(spec, o, everyConstant))
 }
 
 // load loads the programs for one way of capture and attaches them. Partial
@@ -177,16 +213,23 @@ func load(o Options, capture Capture) (*collection, error) {
 		return nil, err
 	}
 	coll, err := ebpf.NewCollection(spec)
+	if err != nil && holdsCPU(spec) {
+		o.Log.Debug("programs may be preempted", "err", shortVerifierError(err))
+		o.letting = true
+		return load(o, capture)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
 	}
-	c := &collection{Collection: coll, capture: capture, specs: spec.Programs, attached: attached, entries: map[string]*dispatch{}}
+	c := &collection{Collection: coll, capture: capture, letting: o.letting, specs: spec.Programs, attached: attached, entries: map[string]*dispatch{}}
 	if err := fillMaps(coll, o); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	if err := c.enter(); err != nil {
+	holds := holdsCPU(spec)
+	if err := c.enter(holds); err != nil {
 		o.Log.Debug("policy and sampling stay as they are until a restart", "err", err)
 	}
+	c.sparing = holds && preempts()
 	if err := c.attachAll(); err != nil {
 		return nil, errors.Join(err, c.close())
 	}

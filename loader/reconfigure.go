@@ -124,7 +124,7 @@ func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 		return nil, fmt.Errorf("%w: %d egress rules and %d before, default ones included, are more than %d", ErrRestart,
 			len(o.Policy.Egress), len(old.Egress), holdRule)
 	}
-	o.injecting = l.inject != nil
+	o.injecting, o.letting = l.inject != nil, l.coll.letting
 	spec, _, err := programsOf(*o, l.coll.capture)
 	if err != nil {
 		return nil, err
@@ -310,10 +310,15 @@ func (l *Loader) resetPeers(forget, hold uint64) error {
 	return errors.Join(err, r.Close())
 }
 
-// entryOf is what is attached in place of a program, nil if it is attached itself.
-func (c *collection) entryOf(name string) *ebpf.Program {
-	if d := c.entries[name]; d != nil {
-		return d.entry
+// entriesOf are what is attached in place of a program, none if it is attached
+// itself.
+func (c *collection) entriesOf(name string) []*ebpf.Program {
+	d := c.entries[name]
+	switch {
+	case d == nil:
+		return nil
+	case d.spare == nil || !c.sparing:
+		return []*ebpf.Program{d.entry}
 	}
-	return nil
+	return []*ebpf.Program{d.entry, d.spare}
 }

@@ -60,6 +60,20 @@ type pair struct {
 }
 
 func newPair(i *injector) (*pair, error) {
+	p, err := newLoopback()
+	if err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(selfTestWait)
+	err = errors.Join(p.client.SetDeadline(deadline), p.server.SetDeadline(deadline), withFD(p.client, i.add))
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// newLoopback is a connection of this process to itself.
+func newLoopback() (*pair, error) {
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return nil, fmt.Errorf("listen on loopback: %w", err)
@@ -73,13 +87,7 @@ func newPair(i *injector) (*pair, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("accept on loopback: %w", err), client.Close())
 	}
-	p := &pair{client: client, server: server}
-	deadline := time.Now().Add(selfTestWait)
-	err = errors.Join(client.SetDeadline(deadline), server.SetDeadline(deadline), withFD(client, i.add))
-	if err != nil {
-		return nil, errors.Join(err, p.close())
-	}
-	return p, nil
+	return &pair{client: client, server: server}, nil
 }
 
 func (p *pair) close() error { return errors.Join(p.client.Close(), p.server.Close()) }

@@ -827,6 +827,7 @@ const (
 	WeftVarBtfTargetFlag        = "btf_target_flag"
 	WeftVarDiscover             = "discover"
 	WeftVarEdgeNames            = "edge_names"
+	WeftVarHoldsCpu             = "holds_cpu"
 	WeftVarInjectHeaders        = "inject_headers"
 	WeftVarLimitIntervalNs      = "limit_interval_ns"
 	WeftVarRuleLetters          = "rule_letters"
@@ -975,6 +976,7 @@ type WeftVariableSpecs struct {
 	BtfTargetFlag      *ebpf.VariableSpec `ebpf:"btf_target_flag"`
 	Discover           *ebpf.VariableSpec `ebpf:"discover"`
 	EdgeNames          *ebpf.VariableSpec `ebpf:"edge_names"`
+	HoldsCpu           *ebpf.VariableSpec `ebpf:"holds_cpu"`
 	InjectHeaders      *ebpf.VariableSpec `ebpf:"inject_headers"`
 	LimitIntervalNs    *ebpf.VariableSpec `ebpf:"limit_interval_ns"`
 	RuleLetters        *ebpf.VariableSpec `ebpf:"rule_letters"`
@@ -1099,6 +1101,7 @@ type WeftVariables struct {
 	BtfTargetFlag      *ebpf.Variable `ebpf:"btf_target_flag"`
 	Discover           *ebpf.Variable `ebpf:"discover"`
 	EdgeNames          *ebpf.Variable `ebpf:"edge_names"`
+	HoldsCpu           *ebpf.Variable `ebpf:"holds_cpu"`
 	InjectHeaders      *ebpf.Variable `ebpf:"inject_headers"`
 	LimitIntervalNs    *ebpf.Variable `ebpf:"limit_interval_ns"`
 	RuleLetters        *ebpf.Variable `ebpf:"rule_letters"`

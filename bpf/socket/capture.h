@@ -7,6 +7,7 @@
 #pragma once
 
 #include "handlers.h"
+#include "hold.h"
 #include "../maps/calls.h"
 
 /* --- fentry and kprobe: buffers from the msghdr at entry ------------------ */
@@ -84,19 +85,21 @@ WEFT_INLINE int call_return(u32 dir, int ret)
 SEC("fentry/tcp_sendmsg")
 int fentry_send(u64 *ctx)
 {
-	return call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1));
+	return WEFT_HELD(
+		call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1)));
 }
 
 SEC("fexit/tcp_sendmsg")
 int fexit_send(u64 *ctx)
 {
-	return call_return(DIR_TX, ctx[3]);
+	return WEFT_HELD(call_return(DIR_TX, ctx[3]));
 }
 
 SEC("fentry/tcp_recvmsg")
 int fentry_recv(u64 *ctx)
 {
-	return call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1));
+	return WEFT_HELD(
+		call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1)));
 }
 
 /* The return value stands behind the arguments, and tcp_recvmsg loses one now
@@ -104,19 +107,19 @@ int fentry_recv(u64 *ctx)
 SEC("fexit/tcp_recvmsg")
 int fexit_recv_4(u64 *ctx)
 {
-	return call_return(DIR_RX, ctx[4]);
+	return WEFT_HELD(call_return(DIR_RX, ctx[4]));
 }
 
 SEC("fexit/tcp_recvmsg")
 int fexit_recv_5(u64 *ctx)
 {
-	return call_return(DIR_RX, ctx[5]);
+	return WEFT_HELD(call_return(DIR_RX, ctx[5]));
 }
 
 SEC("fexit/tcp_recvmsg")
 int fexit_recv_6(u64 *ctx)
 {
-	return call_return(DIR_RX, ctx[6]);
+	return WEFT_HELD(call_return(DIR_RX, ctx[6]));
 }
 
 /* Receives of sockets that the receive program reads (bpf/inject/receive.h) do
@@ -124,19 +127,20 @@ int fexit_recv_6(u64 *ctx)
 SEC("fentry/tcp_bpf_recvmsg_parser")
 int fentry_recv_parser(u64 *ctx)
 {
-	return call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1));
+	return WEFT_HELD(
+		call_enter((struct sock *)ctx_arg(ctx, 0), (struct msghdr *)ctx_arg(ctx, 1)));
 }
 
 SEC("fexit/tcp_bpf_recvmsg_parser")
 int fexit_recv_parser_4(u64 *ctx)
 {
-	return call_return(DIR_RX, ctx[4]);
+	return WEFT_HELD(call_return(DIR_RX, ctx[4]));
 }
 
 SEC("fexit/tcp_bpf_recvmsg_parser")
 int fexit_recv_parser_5(u64 *ctx)
 {
-	return call_return(DIR_RX, ctx[5]);
+	return WEFT_HELD(call_return(DIR_RX, ctx[5]));
 }
 
 SEC("kprobe/tcp_bpf_recvmsg_parser")
@@ -245,28 +249,36 @@ WEFT_INLINE void syscall_describe(u64 *where, u64 *meta)
 	*meta = META_IOV | META_IOV_USER | META_NR(nr > 0xffff ? 0xffff : nr);
 }
 
-SEC("tp_btf/sock_send_length")
-int tp_send(u64 *ctx)
+WEFT_INLINE void send_length(u64 *ctx)
 {
 	int ret = ctx[1];
 	u64 where, meta;
 
 	if (ret <= 0 || !target_of(bpf_get_current_pid_tgid() >> 32))
-		return 0;
+		return;
 	syscall_describe(&where, &meta);
 	on_send((struct sock *)ctx_arg(ctx, 0), where, meta, ret);
-	return 0;
 }
 
-SEC("tp_btf/sock_recv_length")
-int tp_recv(u64 *ctx)
+SEC("tp_btf/sock_send_length")
+int tp_send(u64 *ctx)
+{
+	return WEFT_HELD(send_length(ctx));
+}
+
+WEFT_INLINE void recv_length(u64 *ctx)
 {
 	int ret = ctx[1];
 	u64 where, meta;
 
 	if (ret < 0 || !target_of(bpf_get_current_pid_tgid() >> 32))
-		return 0;
+		return;
 	syscall_describe(&where, &meta);
 	on_recv((struct sock *)ctx_arg(ctx, 0), where, meta, ret);
-	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int tp_recv(u64 *ctx)
+{
+	return WEFT_HELD(recv_length(ctx));
 }

@@ -351,7 +351,7 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	struct conn *c = conn_open(sk, dir, n, false);
 	struct http1_parser *p;
 	struct direction *d;
-	u32 end;
+	u32 end, fin = 0;
 	int done = 0;
 
 	if (!c)
@@ -361,10 +361,12 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	end = sock_seq((struct sock *)sk, dir);
 	/* A receive that also meets the peer's FIN moves copied_seq past it. */
 	if (dir == DIR_RX && end - n - d->next_seq == 1 &&
-	    BPF_CORE_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN)
+	    BPF_CORE_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN) {
 		end--;
+		fin = 1;
+	}
 	if (d->next_seq == end)
-		return 0; /* MSG_PEEK: nothing moved */
+		return 0; /* MSG_PEEK: nothing moved; or a spare, and it was seen */
 	if (!conn_catch_up(c, sk, dir, meta & META_OPAQUE ? end : end - n))
 		goto out;
 	if (meta & META_OPAQUE) {
@@ -395,6 +397,6 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 		conn_desync(c, sk, WEFT_COUNT_DESYNC_BUDGET);
 	}
 out:
-	d->next_seq = end;
+	d->next_seq = end + fin;
 	return 0;
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "handlers.h"
+#include "hold.h"
 
 /* Set by the loader: exec, exit and listen of any process are reported so that
  * user space can match them; weft exec needs only its own descendants. */
@@ -69,14 +70,13 @@ WEFT_INLINE void on_state(struct sock *sk, int from, int to)
 	}
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int weft_state(u64 *ctx)
+WEFT_INLINE void state_set(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx_arg(ctx, 0);
 	int from = ctx[1], to = ctx[2];
 
 	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return 0;
+		return;
 	if (to == TCP_LISTEN && discover) {
 		struct task_struct *t = (struct task_struct *)bpf_get_current_task();
 
@@ -84,11 +84,15 @@ int weft_state(u64 *ctx)
 			     task_start(t), BPF_CORE_READ(sk, __sk_common.skc_num));
 	}
 	on_state(sk, from, to);
-	return 0;
 }
 
-SEC("tp_btf/sched_process_fork")
-int weft_fork(u64 *ctx)
+SEC("tp_btf/inet_sock_set_state")
+int weft_state(u64 *ctx)
+{
+	return WEFT_HELD(state_set(ctx));
+}
+
+WEFT_INLINE void process_forked(u64 *ctx)
 {
 	struct task_struct *parent = (struct task_struct *)ctx_arg(ctx, 0);
 	struct task_struct *child = (struct task_struct *)ctx_arg(ctx, 1);
@@ -97,10 +101,10 @@ int weft_fork(u64 *ctx)
 	struct weft_target *t, mine;
 
 	if (tgid == ptgid)
-		return 0; /* a thread */
+		return; /* a thread */
 	t = bpf_map_lookup_elem(&targets, &ptgid);
 	if (!t)
-		return 0;
+		return;
 	/* It runs the same image until it executes another, but is not attached to. */
 	mine = *t;
 	mine.start_ns = BPF_CORE_READ(child, start_boottime);
@@ -108,29 +112,37 @@ int weft_fork(u64 *ctx)
 	mine.go_flags = 0;
 	mine.go_layout = 0;
 	if (t->flags & WEFT_TARGET_QUIET && !(t->flags & WEFT_TARGET_PARENT))
-		return 0;
+		return;
 	if (bpf_map_update_elem(&targets, &tgid, &mine, BPF_ANY)) {
 		count(WEFT_COUNT_LOST_TARGETS_FULL);
-		return 0;
+		return;
 	}
 	emit_process(WEFT_PROCESS_FORK, tgid, ptgid, mine.start_ns, 0);
-	return 0;
 }
 
-SEC("tp_btf/sched_process_exec")
-int weft_exec(u64 *ctx)
+SEC("tp_btf/sched_process_fork")
+int weft_fork(u64 *ctx)
+{
+	return WEFT_HELD(process_forked(ctx));
+}
+
+WEFT_INLINE void process_execed(u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx_arg(ctx, 0);
 	u32 tgid = BPF_CORE_READ(task, tgid);
 
 	if (!discover && !bpf_map_lookup_elem(&targets, &tgid))
-		return 0;
+		return;
 	emit_process(WEFT_PROCESS_EXEC, tgid, 0, task_start(task), 0);
-	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int weft_exit(u64 *ctx)
+SEC("tp_btf/sched_process_exec")
+int weft_exec(u64 *ctx)
+{
+	return WEFT_HELD(process_execed(ctx));
+}
+
+WEFT_INLINE void process_exited(u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx_arg(ctx, 0);
 	u32 tgid = BPF_CORE_READ(task, tgid);
@@ -139,13 +151,18 @@ int weft_exit(u64 *ctx)
 	u64 call = ((u64)tgid << 32) | (u32)BPF_CORE_READ(task, pid);
 
 	if (!t)
-		return 0;
+		return;
 	exec_key_of_thread(&k, tgid, BPF_CORE_READ(task, pid), t->start_ns);
 	bpf_map_delete_elem(&threads, &k);
 	bpf_map_delete_elem(&calls, &call);
 	if (BPF_CORE_READ(task, signal, live.counter) != 0)
-		return 0; /* other threads go on */
+		return; /* other threads go on */
 	emit_process(WEFT_PROCESS_EXIT, tgid, 0, t->start_ns, 0);
 	bpf_map_delete_elem(&targets, &tgid);
-	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int weft_exit(u64 *ctx)
+{
+	return WEFT_HELD(process_exited(ctx));
 }

@@ -143,6 +143,19 @@ func (a *agent) losses() map[string]float64 {
 	return out
 }
 
+// missed are the runs of hooks that the kernel skipped, by program, because the
+// program had been interrupted on that CPU.
+func (a *agent) missed() map[string]float64 {
+	a.t.Helper()
+	out := map[string]float64{}
+	for name, v := range a.metrics() {
+		if v > 0 && strings.HasPrefix(name, "weft_bpf_program_missed_runs_total") {
+			out[name] = v
+		}
+	}
+	return out
+}
+
 // stop ends weft as a service manager would, and judges how it went.
 func (a *agent) stop() {
 	a.t.Helper()
