@@ -21,7 +21,7 @@ type ProgramCost struct {
 	Runs    uint64
 	// Missed are runs that did not take place, because a program was
 	// interrupted on that CPU by what would have run it again; 0 before 5.12.
-	// Those that a spare took over are not among them.
+	// With a spare: at most so many, as one may have run where the other did not.
 	Missed uint64
 	// Verified are the instructions that the verifier walked; 0 before 5.16.
 	Verified uint32

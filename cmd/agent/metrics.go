@@ -74,7 +74,7 @@ func (k kernelCollector) collectCost(out chan<- prometheus.Metric) error {
 	for _, p := range cost.Programs {
 		counter(out, "weft_bpf_program_run_seconds_total", "Time spent in a BPF program, on all CPUs."+counted, p.RunTime.Seconds(), "program", p.Name)
 		counter(out, "weft_bpf_program_runs_total", "Runs of a BPF program."+counted, float64(p.Runs), "program", p.Name)
-		counter(out, "weft_bpf_program_missed_runs_total", "Runs that did not take place because the program was already running on that CPU.", float64(p.Missed), "program", p.Name)
+		counter(out, "weft_bpf_program_missed_runs_total", "Runs that did not take place because the program was already running on that CPU; at most so many where hooks have spares.", float64(p.Missed), "program", p.Name)
 		gauge(out, "weft_bpf_program_verified_instructions", "Instructions the verifier walked to accept a BPF program; 0 before Linux 5.16.", float64(p.Verified), "program", p.Name)
 		gauge(out, "weft_bpf_program_memory_bytes", "Memory of a translated BPF program.", float64(p.Bytes), "program", p.Name)
 	}
