@@ -34,6 +34,9 @@ func (r *runCmd) Run(ctx context.Context, s *streams) error {
 	level := &slog.LevelVar{}
 	level.Set(c.Log.Level)
 	log := newLoggerAt(s.err, c.Log.Format, level)
+	if c.Agent.Background {
+		background(log)
+	}
 	place, role, err := r.claim(log)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ type Config struct {
 	Sampling    Sampling
 	Export      Export
 	Kubernetes  Kubernetes
+	Agent       Agent
 	Telemetry   Telemetry
 	Log         Log
 
@@ -184,6 +185,13 @@ type OTLP struct {
 	Protocol Protocol
 }
 
+// Agent is weft as a process among those that it traces.
+type Agent struct {
+	// Background has it wait for its turn rather than interrupt them, and use
+	// a part of the CPUs only.
+	Background bool
+}
+
 // Telemetry is weft's own HTTP listener: /metrics, /healthz, /readyz.
 type Telemetry struct {
 	Listen string // host:port; empty: no listener
@@ -217,6 +225,7 @@ func Default() *Config {
 		Sampling:   Sampling{Head: SamplerParentBasedTraceIDRatio, Ratio: 1, HealthChecks: true},
 		Export:     Export{OTLP: OTLP{Protocol: ProtocolGRPC}},
 		Kubernetes: Kubernetes{Metadata: MetadataAuto},
+		Agent:      Agent{Background: true},
 		Telemetry:  Telemetry{Listen: "127.0.0.1:9464"},
 		Log:        Log{Level: slog.LevelInfo, Format: FormatText},
 	}

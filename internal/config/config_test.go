@@ -95,6 +95,7 @@ func TestEnvSaysWhatFileSays(t *testing.T) {
 		"WEFT_KUBERNETES_METADATA=off",
 		"WEFT_KUBERNETES_KUBECONFIG=/etc/kubernetes/kubelet.conf",
 		"WEFT_KUBERNETES_NODE=node-a",
+		"WEFT_AGENT_BACKGROUND=false",
 		"WEFT_TELEMETRY_LISTEN=:9999",
 		"WEFT_TELEMETRY_BPF_STATS=true",
 		"WEFT_LOG_LEVEL=debug",

@@ -23,7 +23,7 @@ func errorLines() []struct{ text, want string } {
 		// shapes
 		{"a: [\n", "weft.yaml:1: not YAML: did not find expected node content"},
 		{"log: {}\n---\nlog: {}\n", "weft.yaml:2: a second document begins here; keep one"},
-		{"- a\n", "weft.yaml:1: want a mapping such as {baggage: …}, got a list"},
+		{"- a\n", "weft.yaml:1: want a mapping such as {agent: …}, got a list"},
 		{"log: loud\n", `weft.yaml:1: log: want a mapping such as {format: …}, got "loud"`},
 		{"log:\n  level: [info]\n", "weft.yaml:2: log.level: want one of debug, info, warn, error, got a list"},
 		{"targets: {exe: a}\n", `weft.yaml:1: targets: want a list such as [{exe: "/usr/bin/python3*"}], got a mapping`},
@@ -40,6 +40,7 @@ func errorLines() []struct{ text, want string } {
 		{"export: {otlp: {endpoint: \"ftp://x\"}}\n", `weft.yaml:1: export.otlp.endpoint: want an http:// or https:// URL, or host:port, got "ftp://x"`},
 		{"export: {otlp: {endpoint: collector}}\n", `weft.yaml:1: export.otlp.endpoint: want an http:// or https:// URL, or host:port, got "collector"`},
 		{"export: {otlp: {protocol: http}}\n", `weft.yaml:1: export.otlp.protocol: want one of grpc, http/protobuf, got "http"`},
+		{"agent: {background: perhaps}\n", `weft.yaml:1: agent.background: want true or false, got "perhaps"`},
 		{"telemetry: {listen: 9464}\n", `weft.yaml:1: telemetry.listen: want host:port such as "127.0.0.1:9464", or "off", got "9464"`},
 		{"telemetry: {listen: \"localhost:70000\"}\n", `weft.yaml:1: telemetry.listen: want host:port such as "127.0.0.1:9464", or "off", got "localhost:70000"`},
 		{"telemetry: {bpf_stats: 1}\n", `weft.yaml:1: telemetry.bpf_stats: want true or false, got "1"`},

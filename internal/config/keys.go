@@ -77,6 +77,7 @@ func keys() []key {
 				c.Kubernetes.Node = text
 			}
 		}},
+		{"agent.background", formScalar, func(c *Config, v value) { decodeBool(v, &c.Agent.Background) }},
 		{"telemetry.listen", formScalar, func(c *Config, v value) {
 			const want = `host:port such as "127.0.0.1:9464", or "off"`
 			if text, ok := v.scalar(want); ok {

@@ -22,6 +22,7 @@ func (c *Config) Reload(next *Config) (*Config, []string) {
 	keep("sampling.tail", c.Sampling.Tail, next.Sampling.Tail, func() { out.Sampling.Tail = c.Sampling.Tail })
 	keep("export", c.Export, next.Export, func() { out.Export = c.Export })
 	keep("kubernetes", c.Kubernetes, next.Kubernetes, func() { out.Kubernetes = c.Kubernetes })
+	keep("agent", c.Agent, next.Agent, func() { out.Agent = c.Agent })
 	keep("telemetry", c.Telemetry, next.Telemetry, func() { out.Telemetry = c.Telemetry })
 	keep("log.format", c.Log.Format, next.Log.Format, func() { out.Log.Format = c.Log.Format })
 	slices.Sort(restart)

@@ -44,9 +44,10 @@ baggage: {set: {user_id: {header: X-User-Id}}}
 sampling: {tail: {ratio: 0.5}}
 export: {otlp: {endpoint: "http://collector:4317"}}
 kubernetes: {node: other}
+agent: {background: false}
 telemetry: {listen: "127.0.0.1:1"}
 log: {format: json}
-`, []string{"baggage.set", "capture", "export", "kubernetes", "log.format", "sampling.tail", "telemetry"}, func(c *Config) bool {
+`, []string{"agent", "baggage.set", "capture", "export", "kubernetes", "log.format", "sampling.tail", "telemetry"}, func(c *Config) bool {
 			return c.Capture == CaptureAny && len(c.Baggage.Set) == 0 && !c.Sampling.Tail.Enabled && c.Export.OTLP.Endpoint == "" &&
 				c.Kubernetes.Node == "" && c.Telemetry.Listen == "127.0.0.1:9464" && c.Log.Format == FormatText
 		}},
@@ -77,7 +78,7 @@ sampling: {ratio: 0.25}
 func TestReloadKnowsEveryKey(t *testing.T) {
 	at := []string{"targets", "propagation.", "baggage.attributes", "sampling.head", "sampling.ratio", "sampling.max_per_second",
 		"sampling.health_checks", "sampling.rules", "log.level"}
-	restart := []string{"capture", "baggage.set", "sampling.tail", "export.", "kubernetes.", "telemetry.", "log.format"}
+	restart := []string{"agent.", "capture", "baggage.set", "sampling.tail", "export.", "kubernetes.", "telemetry.", "log.format"}
 	for _, k := range keys() {
 		known := 0
 		for _, prefix := range slices.Concat(at, restart) {
