@@ -48,10 +48,10 @@ func modules() []module {
 			// HPACK: its own copy of golang.org/x/net's.
 			has: func(pkg string) bool { return !strings.Contains(pkg, ".") || pkg == xnet+"/http2/hpack" },
 		},
-		{path: xnet, program: xnetProgram, first: "v0.0.0-20200822", more: untagged, has: under(xnet)},
+		{path: xnet, program: xnetProgram, first: "v0.0.0-20200822000000-000000000000", more: untagged, has: under(xnet)},
 		{path: grpc, program: grpcProgram, first: "v1.40.0", has: under(grpc)},
 		// The package moved to a module of its own.
-		{path: genproto, program: statusProgram, before: "v0.0.0-20230525", required: true, has: under(rpc)},
+		{path: genproto, program: statusProgram, before: "v0.0.0-20230525000000-000000000000", required: true, has: under(rpc)},
 		{path: rpc, program: statusProgram, required: true, has: under(rpc)},
 	}
 }
