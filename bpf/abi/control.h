@@ -116,9 +116,14 @@ enum weft_counter {
 	WEFT_COUNT_DESYNC_BUDGET,	 /* too many steps in one send or receive */
 	WEFT_COUNT_DESYNC_PIPELINE,	 /* more unanswered requests than are followed */
 	WEFT_COUNT_DESYNC_UNEXPECTED,	 /* response without request, or data where none belongs */
-	WEFT_COUNT_RESYNC_DONE,	 /* a full response seen: the connection is followed again */
-	WEFT_COUNT_HANDSOFF_RAW, /* not plain HTTP/1: left alone for good */
+	WEFT_COUNT_RESYNC_DONE,	       /* a full response seen: the connection is followed again */
+	WEFT_COUNT_HANDSOFF_RAW,       /* not plain HTTP/1: left alone for good */
 	WEFT_COUNT_HANDSOFF_UPGRADE,
+	WEFT_COUNT_HANDSOFF_HTTP2,     /* HTTP/2, and nobody has anything to write into it */
+	WEFT_COUNT_HTTP2_FOLLOWED,     /* connections of clients, from their preface on */
+	WEFT_COUNT_HTTP2_LOST,	       /* bytes passed unseen: left alone for good */
+	WEFT_COUNT_HTTP2_MIDWAY,       /* requests on connections whose preface was not seen */
+	WEFT_COUNT_HTTP2_NO_DEPARTURE, /* requests for which nothing was to be written */
 	WEFT_COUNT_REQUESTS_SERVER,
 	WEFT_COUNT_REQUESTS_CLIENT,
 	WEFT_COUNT_UNSAMPLED_SERVER,   /* exchange sampled out: context but no event */
@@ -162,6 +167,9 @@ enum weft_counter {
 	WEFT_COUNT_REFUSED_MEMORY,  /* push or pull failed; bytes restored */
 	WEFT_COUNT_REFUSED_FAR,	    /* head too far into the message */
 	WEFT_COUNT_REFUSED_NAGLE,   /* would wait for a delayed ACK: see LINEAR_MAX */
+	WEFT_COUNT_REFUSED_FRAMES,  /* HTTP/2: the header block takes several frames */
+	WEFT_COUNT_REFUSED_PADDED,  /* HTTP/2: the header block is padded */
+	WEFT_COUNT_REFUSED_LONG,    /* HTTP/2: the frame would exceed 16,384 bytes */
 	WEFT_COUNT_REFUSED_OFF,	    /* inject: [] or self-test failed */
 	WEFT_COUNT_REFUSED_EXPIRED, /* the agent's deadline has passed */
 	WEFT_COUNT_REFUSED_DAMAGED, /* could neither write nor restore: send failed */

@@ -20,6 +20,7 @@
 #include "counters.h"
 #include "../abi/event.h"
 #include "../lib/http1.h"
+#include "../lib/http2.h"
 #include "../lib/traceparent.h"
 
 enum {
@@ -36,7 +37,8 @@ enum {
 enum conn_state {
 	CONN_SYNCED = 1,   /* every byte seen, or a boundary was found */
 	CONN_UNSYNCED = 2, /* joined midway: wait for one whole response */
-	CONN_HANDSOFF = 3, /* not HTTP/1, or no longer: never looked at again */
+	CONN_HANDSOFF = 3, /* not HTTP, or no longer: never looked at again */
+	CONN_HTTP2 = 4,	   /* its sends are HTTP/2; receives are not looked at */
 };
 
 /* Bytes read at once for the parser, which takes them HTTP1_WINDOW at a time; a
@@ -71,13 +73,23 @@ struct cursor {
 	u32 nr;	    /* iovecs left */
 };
 
+/* Of the sends of an HTTP/2 connection. */
+struct http2_sends {
+	struct http2_reader reader;
+	u32 bare; /* requests for which nothing was to be written */
+	u32 met;  /* requests for which something was */
+};
+
 struct direction {
 	u32 next_seq; /* sequence number of the next byte expected here */
 	u32 fed;      /* bytes parsed of the stretch at hand */
 	u32 at;	      /* the next of them in the window */
 	u32 held;     /* bytes there from `at` on */
 	struct cursor cursor;
-	struct http1_parser parser;
+	union {
+		struct http1_parser parser;
+		struct http2_sends http2; /* CONN_HTTP2 */
+	};
 	/* The bytes being parsed: not on the stack, not per CPU (programs may be
 	 * preempted). What is behind READ_AHEAD is never filled: a step from any
 	 * place before it is shown a whole HTTP1_WINDOW. */

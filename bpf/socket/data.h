@@ -319,7 +319,8 @@ WEFT_INLINE struct conn *conn_open(u64 sk, u32 dir, u32 n, bool by_msg)
 		weft_conn_new(sk, dir, n);
 		c = conn_of(sk);
 	}
-	if (!c || c->state == CONN_HANDSOFF)
+	/* Of HTTP/2 the sk_msg program alone sees to anything. */
+	if (!c || (by_msg ? c->state == CONN_HANDSOFF : c->state >= CONN_HANDSOFF))
 		return 0;
 	if (by_msg)
 		c->by_msg = 1;
