@@ -80,3 +80,17 @@ func strip(t *testing.T, path string, headers bool) string {
 	}
 	return out
 }
+
+func imageOf(t *testing.T, path string) *image {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	i, err := openImage(f, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}

@@ -58,7 +58,7 @@ func (i *image) debugInfo() (*debugInfo, error) {
 // hasDWARF tells without reading it.
 func hasDWARF(e *elf.File) bool {
 	s := e.Section(".debug_info")
-	return s != nil && s.Type != elf.SHT_NOBITS && s.FileSize > 0
+	return s != nil && s.Type == elf.SHT_PROGBITS && s.FileSize > 0
 }
 
 // locate is the offset of a field at the first of its places. It may be known to be
