@@ -277,7 +277,7 @@ func decided(s *event.Span) string {
 	case event.ParentNone:
 		why = "root: no traceparent came in"
 		if s.Role == event.RoleClient {
-			why = "root: no request in flight on this thread"
+			why = "root: no request in flight led to it"
 		}
 	case event.ParentWire:
 		why = "parent: traceparent on the wire"
