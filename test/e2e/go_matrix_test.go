@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"weft/test/e2e/truth"
@@ -11,30 +12,40 @@ import (
 // TestGoMatrix judges every call of a Go program that is called by 64 clients at
 // a time, pattern by pattern.
 func TestGoMatrix(t *testing.T) {
-	t.Run("local", func(t *testing.T) { goMatrix(t, goLocal, "http1", scaled(t, 5000)) })
-}
-
-// TestGoToolchains does the same with what other toolchains built.
-func TestGoToolchains(t *testing.T) {
-	for _, v := range goVariants(t) {
-		t.Run(v.Name(), func(t *testing.T) { goMatrix(t, v, "http1", scaled(t, 400)) })
-	}
-}
-
-func goMatrix(t *testing.T, v variant.Variant, protocol string, n int) {
-	t.Helper()
-	r := startGoRig(t, buildGo(t, v), protocol, parseGo(t, v.Toolchain), &agentOptions{})
-	r.send(goPattern{name: "hire", calls: []string{}}, "warm", 4*goConcurrency, goConcurrency)
-	r.spans(truth.Calls{Requests: make([]truth.Relayed, 4*goConcurrency)})
-	sum := result{Name: fmt.Sprintf("%s/%s", v.Name(), protocol)}
+	r := startGoRig(t, buildGo(t, goLocal), "http1", parseGo(t, ""), &agentOptions{})
+	r.warm()
+	sum := result{Name: goLocal.Name() + "/http1"}
 	for _, p := range goPatterns {
-		tally := r.measure(p, "m", n/max(len(p.calls), 1), truth.Calls{})
+		tally := r.measure("m", scaled(t, 5000), truth.Calls{}, p)
 		t.Logf("%-16s %v", p.name, tally)
 		if err := tally.Err(); err != nil {
-			t.Errorf("%s %s:\n%v", v.Name(), p.name, err)
+			t.Errorf("%s:\n%v", p.name, err)
 		}
 		sum.add(tally)
 	}
+	r.finish(t, sum)
+}
+
+// TestGoToolchains does the same with what other toolchains built, all patterns
+// at once.
+func TestGoToolchains(t *testing.T) {
+	for _, v := range goVariants(t) {
+		t.Run(v.Name(), func(t *testing.T) { goMixed(t, v, "http1", scaled(t, 400)) })
+	}
+}
+
+// goMixed sends n requests of each pattern, mixed.
+func goMixed(t *testing.T, v variant.Variant, protocol string, n int, env ...string) {
+	t.Helper()
+	r := startGoRig(t, buildGo(t, v), protocol, parseGo(t, v.Toolchain), &agentOptions{}, env...)
+	r.warm()
+	tally := r.measure("m", n, truth.Calls{}, goPatterns...)
+	t.Logf("%s over %s: %v", v.Name(), protocol, tally)
+	if err := tally.Err(); err != nil {
+		t.Errorf("%s over %s:\n%v", v.Name(), protocol, err)
+	}
+	sum := result{Name: fmt.Sprintf("%s/%s", v.Name(), protocol)}
+	sum.add(tally)
 	r.finish(t, sum)
 }
 
@@ -45,13 +56,21 @@ func (r *result) add(tally *truth.Tally) {
 	r.Wrong += tally.Wrong()
 }
 
-// finish ends the agent and writes the result.
+// finish ends the agent and writes the result. The programs must have nothing to
+// complain of.
 func (r *goRig) finish(t *testing.T, sum result) {
 	t.Helper()
 	if lost := r.agent.losses(); len(lost) > 0 {
 		t.Errorf("lost: %v", lost)
 	}
 	r.agent.stop()
+	for _, p := range []*program{r.back, r.relay} {
+		for _, bad := range []string{"DATA RACE", "fatal error", "panic"} {
+			if strings.Contains(p.out.String(), bad) {
+				t.Errorf("%s printed %q:\n%s", p.name, bad, p.out.tail())
+			}
+		}
+	}
 	sum.Passed = !t.Failed()
 	if err := writeResult(sum); err != nil {
 		t.Error(err)
@@ -64,9 +83,9 @@ func TestGoJudgesUntraced(t *testing.T) {
 	for _, protocol := range []string{"http1", "https", "h2", "h2x", "h2c", "h2c-std"} {
 		t.Run(protocol, func(t *testing.T) {
 			r := startGoRig(t, buildGo(t, goLocal), protocol, parseGo(t, ""), nil)
-			r.send(goPattern{name: "hire", calls: []string{}}, "warm", goConcurrency, goConcurrency)
+			r.warm()
 			for _, p := range goPatterns {
-				tally := r.measure(p, "off", 8, truth.Calls{})
+				tally := r.measure("off", 8, truth.Calls{}, p)
 				carried := 0 // headers that the program itself carries
 				if p.own || p.forwards {
 					carried = tally.Calls - tally.Count("header")

@@ -67,6 +67,14 @@ var (
 	}
 )
 
+// names are those of its calls.
+func (p goPattern) names() []string {
+	if p.calls == nil {
+		return []string{p.name}
+	}
+	return p.calls
+}
+
 // request is the i-th of a pattern: what is sent, and the truth of it.
 func (p goPattern) request(prefix string, i int, v goVersion, protocol string) (truth.Relayed, string) {
 	r := truth.Relayed{ID: fmt.Sprintf("%s-%s-%d", prefix, p.name, i)}
@@ -102,11 +110,7 @@ func (p goPattern) request(prefix string, i int, v goVersion, protocol string) (
 	case p.caller && http2:
 		rules = []string{"goroutine", "creator"}
 	}
-	names := p.calls
-	if names == nil {
-		names = []string{p.name}
-	}
-	for _, name := range names {
+	for _, name := range p.names() {
 		r.Calls = append(r.Calls, truth.Call{Name: name, Expect: expect, Rules: rules, Optional: p.optional})
 	}
 	return r, "/do/" + p.name + "?" + query.Encode()

@@ -179,20 +179,20 @@ func (r *goRig) settled(n int, exact bool) []truth.CallArrival {
 	}
 }
 
-// send makes n requests of a pattern.
-func (r *goRig) send(p goPattern, prefix string, n, conc int) []truth.Relayed {
+// send makes n requests of each pattern, all of them mixed.
+func (r *goRig) send(prefix string, n int, patterns ...goPattern) []truth.Relayed {
 	r.t.Helper()
-	requests := make([]truth.Relayed, n)
+	requests := make([]truth.Relayed, n*len(patterns))
 	var next, failed atomic.Int64
 	var wg sync.WaitGroup
-	for range conc {
+	for range goConcurrency {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= n || failed.Load() > 5 {
+				if i >= len(requests) || failed.Load() > 5 {
 					return
 				}
-				req, target := p.request(prefix, i, r.version, r.protocol)
+				req, target := patterns[i%len(patterns)].request(prefix, i/len(patterns), r.version, r.protocol)
 				requests[i] = req
 				if err := r.get(target, req.Traceparents); err != nil {
 					failed.Add(1)
@@ -231,24 +231,32 @@ func (r *goRig) get(target string, traceparents []string) error {
 	return nil
 }
 
-// measure sends n requests of a pattern and judges them.
-func (r *goRig) measure(p goPattern, prefix string, n int, e truth.Calls) *truth.Tally {
+// measure sends n requests of each pattern and judges them.
+func (r *goRig) measure(prefix string, n int, e truth.Calls, patterns ...goPattern) *truth.Tally {
 	r.t.Helper()
-	e.Requests = r.send(p, prefix, n, goConcurrency)
-	calls := len(p.calls)
-	if p.calls == nil {
-		calls = 1
-	}
-	least, exact := n*calls, !p.optional
-	switch {
-	case p.shared > 0:
-		least = n / p.shared
-	case p.optional:
-		least = n
+	e.Requests = r.send(prefix, n, patterns...)
+	least, exact := 0, true
+	for _, p := range patterns {
+		exact = exact && !p.optional
+		switch {
+		case p.shared > 0:
+			least += n / p.shared
+		case p.optional:
+			least += n
+		default:
+			least += n * len(p.names())
+		}
 	}
 	e.Arrivals = r.settled(least, exact)
 	e.Spans = r.spans(e)
 	return truth.CheckCalls(e)
+}
+
+// warm makes the lazy workers of the relay, in requests of their own on
+// connections that serve others then.
+func (r *goRig) warm() {
+	r.t.Helper()
+	r.measure("warm", 4*goConcurrency, truth.Calls{}, goPattern{name: "hire", calls: []string{}})
 }
 
 // spans waits for as many as the wire announces.
