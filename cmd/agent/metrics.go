@@ -143,6 +143,8 @@ func kernelHelp(metric string) string {
 		return "Inbound traceparent of server requests, by outcome."
 	case "parent":
 		return "Parents of client requests, by the rule that decided."
+	case "http2":
+		return "HTTP/2 connections and requests that the sk_msg program met, by outcome."
 	case "unproven":
 		return "Calls of Go programs that are roots for want of evidence, by what was missing."
 	case "injected":

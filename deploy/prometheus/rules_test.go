@@ -103,7 +103,7 @@ func TestMetricNames(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for where, expr := range expressions {
-		for _, name := range regexp.MustCompile(`\b(weft|process|go)_[a-z_]+\b`).FindAllString(expr, -1) {
+		for _, name := range regexp.MustCompile(`\b(weft|process|go)_[a-z0-9_]+\b`).FindAllString(expr, -1) {
 			seen[name] = true
 			if documented[name] == nil && standard[name] == "" {
 				t.Errorf("%s: no metric %s", where, name)
@@ -152,7 +152,7 @@ func TestPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := string(content)
-		for _, m := range regexp.MustCompile(`\b(weft_[a-z_]*[a-z])(\{[^}]*\})?(_?\*)?`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`\b(weft_[a-z0-9_]*[a-z0-9])(\{[^}]*\})?(_?\*)?`).FindAllStringSubmatch(text, -1) {
 			metric := documented[m[1]]
 			if m[3] != "" || strings.Contains(text, "^"+m[1]) { // all that begin so
 				continue

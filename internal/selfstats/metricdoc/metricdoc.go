@@ -23,7 +23,7 @@ type Metric struct {
 
 var (
 	code   = regexp.MustCompile("`([^`]+)`")
-	header = regexp.MustCompile("^`([a-z_]+)\\{([a-z_,]+)\\}`$")
+	header = regexp.MustCompile("^`([a-z0-9_]+)\\{([a-z_,]+)\\}`$")
 )
 
 // Read reads the page at path: tables headed "metric | type | labels | meaning",
