@@ -36,6 +36,7 @@ type processView struct {
 	OpenSSL     string           `json:"openssl"`
 	Selected    selectedView     `json:"selected"`
 	Attach      attachView       `json:"attach"`
+	Go          *goView          `json:"go,omitempty"`
 	Unread      []string         `json:"unread"`
 }
 
@@ -81,10 +82,14 @@ type binaryView struct {
 	OpenSSL     string      `json:"openssl"`
 	Runtime     runtimeView `json:"runtime"`
 	Attach      string      `json:"attach"`
+	Go          *goView     `json:"go,omitempty"`
 }
 
-// fileAttach is true of every file: this version has no library tier.
-const fileAttach = "nothing in the file itself: weft sees its sockets and writes into plaintext HTTP/1.x there (socket tier)"
+// What is attached of a file. This version has no tier for libraries.
+const (
+	fileAttach = "nothing in the file itself: weft sees its sockets and writes into plaintext HTTP/1.x there (socket tier)"
+	goAttach   = "to the probe sites in each of its processes (Go tier), and to its sockets"
+)
 
 const tlsUnseen = "what goes through TLS is passed on unread in this version"
 
@@ -113,6 +118,9 @@ func (i *inspectCmd) Run(s *streams) error {
 			return usage(fmt.Errorf("inspect: %w", err))
 		}
 		v := newBinaryView(b)
+		if v.Go = inspectGo(i.What, b.Runtime.Language == "go"); v.Go != nil && len(v.Go.Sites) > 0 {
+			v.Attach = goAttach
+		}
 		view, text = v, v.text(b.Runtime)
 	}
 	if i.JSON {
@@ -164,6 +172,7 @@ func (i *inspectCmd) process(c *config.Config, pid uint32) (*processView, error)
 	}
 	v.Service.Name, v.Service.From = p.Service(name)
 	v.Attach = attachTo(c, p)
+	v.Go = inspectGo(fmt.Sprintf("/proc/%d/exe", pid), p.Runtime.Language == "go")
 	return v, nil
 }
 
@@ -304,6 +313,7 @@ func (v *processView) text() []byte {
 	case v.Attach.Why != "":
 		t.row("injects", "no: %s", v.Attach.Why)
 	}
+	v.Go.rows(&t)
 	for _, u := range v.Unread {
 		t.row("not read", "%s", u)
 	}
@@ -343,5 +353,6 @@ func (v *binaryView) text(r loader.Runtime) []byte {
 		t.row("TLS", "%s: %s", v.OpenSSL, tlsUnseen)
 	}
 	t.row("attaches", "%s", v.Attach)
+	v.Go.rows(&t)
 	return t.Bytes()
 }
