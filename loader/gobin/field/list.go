@@ -83,7 +83,7 @@ func listed() [Count]entry {
 		HpackValue: {"HPACK_VALUE", at(hpack, "HeaderField", "Value")},
 
 		// A stream of the server's or the client's was a Stream, then had a pointer
-		// to one (1.69), then has one inside (1.75); its fields are told from the
+		// to one (1.69), then has one inside (1.77); its fields are told from the
 		// start of Stream in the first two cases.
 		GRPCStreamID:            {"GRPC_STREAM_ID", stream("id")},
 		GRPCStreamCtx:           {"GRPC_STREAM_CTX", stream("ctx")},
@@ -156,7 +156,7 @@ func stream(path string) []Location {
 }
 
 // headers is a field of what NewStream puts into the queue; named by side since
-// grpc 1.81.
+// grpc 1.82.1.
 func headers(path string) []Location {
 	return []Location{{transport, "clientHeaders", path, false}, {transport, "headerFrame", path, false}}
 }

@@ -171,12 +171,12 @@ func TestTable(t *testing.T) {
 			for _, at := range f.Locations() {
 				r := Lookup(at, c.in)
 				if !r.Exact {
-					t.Errorf("%s at %+v in the %s: not known", f, at, name)
+					t.Errorf("%s at %+v in the %s: not known: make offsets", f, at, name)
 				}
 				present = present || r.Present
 			}
 			if present == c.absent {
-				t.Errorf("%s in the %s: present is %v", f, name, present)
+				t.Errorf("%s in the %s: present is %v; if that is so, say it in this test", f, name, present)
 			}
 		}
 	}
