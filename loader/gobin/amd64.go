@@ -1,7 +1,6 @@
 package gobin
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -73,8 +72,8 @@ func clobbersAMD64(inst x86asm.Inst) bool {
 		case x86asm.Mem:
 			return false
 		case x86asm.Reg:
-			return !(to == x86asm.RSP || to == x86asm.RBP || to == x86asm.RDX || to >= x86asm.R12 && to <= x86asm.R15 ||
-				to >= x86asm.X0 && to <= x86asm.X15)
+			frame := to == x86asm.RSP || to == x86asm.RBP || to == x86asm.RDX || to >= x86asm.R12 && to <= x86asm.R15
+			return !frame && (to < x86asm.X0 || to > x86asm.X15)
 		}
 	}
 	_, conditional := inst.Args[0].(x86asm.Rel)
@@ -268,26 +267,4 @@ func wide(r x86asm.Reg) x86asm.Reg {
 		return r - x86asm.EAX + x86asm.RAX
 	}
 	return r
-}
-
-// threadOffset is the offset from the thread pointer that the dynamic linker puts
-// into the word at an address (R_X86_64_TPOFF64).
-func (i *image) threadOffset(address uint64) (int32, bool) {
-	for _, s := range i.elf.Sections {
-		if s.Type != 4 /* SHT_RELA */ {
-			continue
-		}
-		b, err := i.section(s)
-		if err != nil {
-			continue
-		}
-		for ; len(b) >= 24; b = b[24:] {
-			const tpoff64 = 18
-			if binary.LittleEndian.Uint64(b) == address && binary.LittleEndian.Uint32(b[8:]) == tpoff64 &&
-				binary.LittleEndian.Uint32(b[12:]) == 0 {
-				return i.tlsOffset(binary.LittleEndian.Uint64(b[16:]))
-			}
-		}
-	}
-	return 0, false
 }

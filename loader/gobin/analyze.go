@@ -205,7 +205,7 @@ func (i *image) readLayout(b *Binary) {
 		b.problem("where the runtime keeps the current goroutine is not known: exec keys are threads")
 	}
 	if b.Layout.Offset[field.GGoid] == field.Unknown {
-		b.Layout.Flags &^= FlagGoroutines
+		b.Layout.Flags &^= FlagGoroutines | FlagRegister
 	}
 	// Each tier writes on its own fields and on those below it.
 	if guessed[FlagWrites] || b.Source == SourceUnknown {

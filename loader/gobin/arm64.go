@@ -3,6 +3,7 @@ package gobin
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"golang.org/x/arch/arm64/arm64asm"
 )
@@ -20,12 +21,15 @@ func (arm64) decode(code []byte, pc uint64) (instruction, error) {
 	inst, err := arm64asm.Decode(code[:4])
 	if err != nil { // every instruction is four bytes, known or not
 		n.text = fmt.Sprintf(".inst %#08x", word)
-		return n, nil
+		return n, nil //nolint:nilerr // its length is all that matters
 	}
 	n.text = arm64asm.GNUSyntax(inst)
 	for _, arg := range inst.Args {
 		if rel, ok := arg.(arm64asm.PCRel); ok && inst.Op != arm64asm.ADR && inst.Op != arm64asm.ADRP {
 			target := pc + uint64(int64(rel))
+			if dot := strings.LastIndex(n.text, "."); dot > 0 { // the target is written as .+N
+				n.text = fmt.Sprintf("%s%#x", n.text[:dot], target)
+			}
 			if inst.Op == arm64asm.BL {
 				n.call = target
 			} else {
@@ -106,9 +110,29 @@ func (arm64) stackCheck(code []byte, _ uint64) (int, bool) {
 	return 0, false
 }
 
-// threadG is what load_g adds to the thread pointer; without cgo it adds nothing,
-// for g is kept in x28 alone.
-func (arm64) threadG(*image, []byte, uint64) (int32, bool) { return 0, false }
+// threadG is what load_g adds to the thread pointer, which it does with cgo only:
+//
+//	mrs  x0,tpidr_el0      mrs  x0,tpidr_el0
+//	movz x27,#N            adrp x27,word; ldr x27,[x27,#word]
+//	ldr  x28,[x0,x27]      ldr  x28,[x0,x27]
+func (a arm64) threadG(i *image, code []byte, pc uint64) (int32, bool) {
+	const threadPointer = 0xd53bd040
+	for at := 0; at+8 <= len(code); at += 4 {
+		if binary.LittleEndian.Uint32(code[at:]) != threadPointer {
+			continue
+		}
+		next := binary.LittleEndian.Uint32(code[at+4:])
+		if next&0xffe0001f == 0xd280001b {
+			return int32(next >> 5 & 0xffff), true
+		}
+		for _, word := range a.addressed(code[at:], pc+uint64(at)) {
+			if offset, ok := i.threadOffset(word.address); word.load && ok {
+				return offset, true
+			}
+		}
+	}
+	return 0, false
+}
 
 func (arm64) addressed(code []byte, pc uint64) []access {
 	var all []access
@@ -136,6 +160,13 @@ func (arm64) addressed(code []byte, pc uint64) []access {
 			}
 			delete(held, rd)
 			delete(constants, rd)
+		case word&0xffc00000 == 0xa9400000: // ldp xt,xu,[xn,#imm]
+			if base, ok := held[rn]; ok {
+				first := base + uint64(int64(word)<<42>>57*8)
+				all = append(all, access{address: first, load: true}, access{address: first + 8, load: true})
+			}
+			delete(held, rd)
+			delete(held, word>>10&31)
 		case word&0xff800000 == 0xd2800000: // movz xd,#imm
 			constants[rd] = int64(word >> 5 & 0xffff)
 			delete(held, rd)

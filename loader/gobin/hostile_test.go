@@ -42,7 +42,7 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
+	random := rand.New(rand.NewPCG(1, 2)) // the same each time
 	out := filepath.Join(t.TempDir(), "damaged")
 	table := int(imageOf(t, path).elf.Section(".gopclntab").Offset)
 	for n := range 300 {

@@ -51,10 +51,7 @@ type image struct {
 
 	symbols   map[string]symbol // what was wanted of the symbol table; nil if there is none
 	functions map[string][]function
-	pclntab   *pclntab // nil if there is none, or it was not needed
-	relative  map[uint64]uint64
-	modules   map[string]string // versions
-	goVersion string
+	relative  map[uint64]uint64 // see relocations
 }
 
 type symbol struct{ address, size uint64 }
@@ -171,29 +168,47 @@ func (i *image) pointer(address uint64) (uint64, error) {
 // relocations are those that add the load bias: in a PIE the linker leaves the words
 // themselves empty.
 func (i *image) relocations() map[uint64]uint64 {
-	if i.relative != nil {
-		return i.relative
+	if i.relative == nil {
+		kind := uint32(elf.R_X86_64_RELATIVE)
+		if i.elf.Machine == elf.EM_AARCH64 {
+			kind = uint32(elf.R_AARCH64_RELATIVE)
+		}
+		i.relative = i.addends(kind)
 	}
-	i.relative = map[uint64]uint64{}
-	relative := uint32(elf.R_X86_64_RELATIVE)
+	return i.relative
+}
+
+// threadOffset is the offset from the thread pointer that the dynamic linker puts
+// into the word at an address.
+func (i *image) threadOffset(address uint64) (int32, bool) {
+	kind := uint32(elf.R_X86_64_TPOFF64)
 	if i.elf.Machine == elf.EM_AARCH64 {
-		relative = uint32(elf.R_AARCH64_RELATIVE)
+		kind = uint32(elf.R_AARCH64_TLS_TPREL64)
 	}
+	if v, ok := i.addends(kind)[address]; ok {
+		return i.tlsOffset(v)
+	}
+	return 0, false
+}
+
+// addends are those of the relocations of a kind, by address, that name no symbol.
+func (i *image) addends(kind uint32) map[uint64]uint64 {
+	found := map[uint64]uint64{}
 	for _, s := range i.elf.Sections {
-		if s.Type != elf.SHT_RELA {
+		if s.Type != elf.SHT_RELA { //nolint:misspell // the format's name
 			continue
 		}
 		b, err := i.section(s)
 		if err != nil {
 			continue
 		}
-		for ; len(b) >= 24; b = b[24:] {
-			if binary.LittleEndian.Uint32(b[8:]) == relative {
-				i.relative[binary.LittleEndian.Uint64(b)] = binary.LittleEndian.Uint64(b[16:])
+		for ; len(b) >= 24; b = b[24:] { // address, kind, symbol, addend
+			if binary.LittleEndian.Uint32(b[8:]) == kind && binary.LittleEndian.Uint32(b[12:]) == 0 {
+				found[binary.LittleEndian.Uint64(b)] = binary.LittleEndian.Uint64(b[16:])
 			}
 		}
 	}
-	return i.relative
+	return found
 }
 
 // code is the machine code of a function.

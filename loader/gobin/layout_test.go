@@ -52,7 +52,7 @@ func TestOffsetsOfThisProgram(t *testing.T) {
 		field.ClientResponseStatus:             {http.Response{}, "StatusCode"},
 		field.HpackName:                        {hpack.HeaderField{}, "Name"},
 		field.HpackValue:                       {hpack.HeaderField{}, "Value"},
-		field.H2ClientConnBw.In(field.XNet):    {http2.ClientConn{}, "bw"},
+		field.H2ClientConnBw.In(field.XNet):    {http2.ClientConn{}, "bw"}, //nolint:staticcheck // programs use it
 		field.H2FramerW.In(field.XNet):         {http2.Framer{}, "w"},
 		field.H2FramerWbuf.In(field.XNet):      {http2.Framer{}, "wbuf"},
 		field.H2HeadersStreamID.In(field.XNet): {http2.HeadersFrame{}, "FrameHeader.StreamID"},
@@ -179,6 +179,22 @@ func TestThread(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestThreadARM64: load_g says it in every program, though only those with cgo use
+// it. It was not run on such a machine.
+func TestThreadARM64(t *testing.T) {
+	path := build(t, "http", []string{"GOARCH=arm64"})
+	i := imageOf(t, path)
+	if _, err := i.readSymbols(wantedNames()); err != nil {
+		t.Fatal(err)
+	}
+	if offset, ok := i.threadG(); !ok || offset != 16 { // behind the two words of the thread's own
+		t.Errorf("g is at %d, %v", offset, ok)
+	}
+	if b := analysed(t, path); b.Layout.Flags&(FlagGoroutines|FlagRegister) != FlagGoroutines|FlagRegister || b.Layout.TLSG != 0 {
+		t.Errorf("without cgo: flags %#x, g at %d", b.Layout.Flags, b.Layout.TLSG)
 	}
 }
 

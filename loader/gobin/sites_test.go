@@ -37,9 +37,9 @@ func TestSites(t *testing.T) {
 		guarded                  bool
 	}{
 		{"local", "http", "go1.26", nil, [][]Site{http1Sites, h2Sites(field.Bundled)}, "push %rbp", false},
-		{"oldest", "http", oldest, toolchain(oldest), [][]Site{http1Sites, h2Sites(field.Bundled)}, "jbe ", true},
+		{"oldest", "http", oldest, toolchain(oldest), [][]Site{http1Sites, h2Sites(field.Bundled)}, "jbe 0x", true},
 		{"wire", "wire", "go1.26", nil, [][]Site{http1Sites, h2Sites(field.Bundled), h2Sites(field.XNet), grpcSites}, "push %rbp", false},
-		{"arm64", "http", "go1.26", []string{"GOARCH=arm64"}, [][]Site{http1Sites, h2Sites(field.Bundled)}, "b.ls ", true},
+		{"arm64", "http", "go1.26", []string{"GOARCH=arm64"}, [][]Site{http1Sites, h2Sites(field.Bundled)}, "b.ls 0x", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := build(t, c.program, c.env)
@@ -150,6 +150,8 @@ func TestStripped(t *testing.T) {
 		{name: "static"},
 		{name: "oldest", env: toolchain(oldest)},
 		{name: "PIE", flags: []string{"-buildmode=pie"}},
+		{name: "arm64", env: []string{"GOARCH=arm64"}},
+		{name: "arm64 PIE", env: []string{"GOARCH=arm64"}, flags: []string{"-buildmode=pie"}},
 		{name: "cgo", env: []string{"CGO_ENABLED=1"}, flags: []string{"-ldflags=-linkmode=external"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
