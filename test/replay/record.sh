@@ -46,8 +46,25 @@ carried() {
 	done
 }
 
+# Inside `weft exec`: two Go services, given a while to be attached to, and a customer
+# who asks twice.
+go_chain() {
+	OTEL_SERVICE_NAME=stock "$goshop" stock 127.0.0.1:8002 127.0.0.1:8003 &
+	stock=$!
+	OTEL_SERVICE_NAME=shop "$goshop" shop 127.0.0.1:8001 127.0.0.1:8002 127.0.0.1:8003 &
+	shop=$!
+	trap 'kill $shop $stock' EXIT
+	listening 8001 && listening 8002 && listening 8003
+	sleep 10
+	curl -s -o /dev/null http://127.0.0.1:8001/items/one -o /dev/null http://127.0.0.1:8001/items/two
+}
+
 if [ "${1:-}" = chain ]; then
 	chain "$2"
+	exit
+fi
+if [ "${1:-}" = go_chain ]; then
+	go_chain
 	exit
 fi
 
@@ -75,6 +92,11 @@ record() {
 	}
 	grep -o '"service":"[a-z]*","pid":[0-9]*' "$spans" | sort -u
 }
+goshop=$(mktemp)
+export goshop
+trap 'rm -f "$config" "$spans" "$goshop"' EXIT
+(cd "$root" && go build -o "$goshop" ./test/apps/goshop)
+record go_shop.ring -- "$here/record.sh" go_chain
 record demo.ring -- "$root/bin/demo"
 record flask_express.ring -- "$here/record.sh" chain plain
 record carried.ring --config "$config" -- "$here/record.sh" chain carried

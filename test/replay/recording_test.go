@@ -25,6 +25,8 @@ var recordings = []struct {
 	// The same with a context of curl's own, from an address that is trusted and
 	// from one that is not: there Flask begins a trace.
 	{"testdata/carried.ring", map[uint32]string{961: "express", 962: "flask", 1004: "curl", 1006: "curl"}, 8, 1, 3},
+	// curl → a Go shop → a Go stock, twice: HTTP/1, HTTP/2 and gRPC (test/apps/goshop).
+	{"testdata/go_shop.ring", map[uint32]string{23437: "curl", 23240: "shop", 23239: "stock"}, 36, 2, 0},
 }
 
 // claimed is the context that record.sh sends.
@@ -87,6 +89,46 @@ func TestCarriedRecording(t *testing.T) {
 	}
 	if len(wants) > 0 {
 		t.Errorf("not seen: %v", wants)
+	}
+}
+
+// TestGoRecording: each way in which the shop calls is decided by the evidence it
+// leaves, and its span says what it was.
+func TestGoRecording(t *testing.T) {
+	r := recordings[3]
+	const purchases = 2
+	wants := map[string]int{
+		"shop server wire 1.1 GET /items/{id}": purchases,
+		// The handler with the request's context, and a worker of a pool with it.
+		"shop client context 1.1 GET":                                 2 * purchases,
+		"shop client goroutine 1.1 GET":                               purchases,
+		"shop client creator 1.1 GET":                                 purchases,
+		"shop client context 2 GET":                                   purchases,
+		"shop client context 2 GET timeout":                           purchases,
+		"shop client context 2 grpc.health.v1.Health/Check":           purchases,
+		"shop client context 2 grpc.health.v1.Health/Check NOT_FOUND": purchases,
+		"stock server wire 1.1 GET /stock/{id}":                       4 * purchases,
+		"stock server wire 2 GET /stock/{id}":                         purchases,
+		"stock server wire 2 GET cancelled":                           purchases,
+		// The one that was not found is no error of the server's.
+		"stock server wire 2 grpc.health.v1.Health/Check": 2 * purchases,
+		"curl client none 1.1 GET":                        purchases,
+	}
+	got := Run(t, correlate.Options{}, FeedRecording(t, r.file, r.services))
+	names := map[event.SpanID]string{}
+	for _, resource := range got.Received(t).ResourceSpans {
+		for _, s := range resource.ScopeSpans[0].Spans {
+			names[event.SpanID(s.SpanId)] = s.Name
+		}
+	}
+	for _, s := range got.Spans {
+		name := strings.TrimSpace(strings.Join([]string{s.Process.Service, s.Role.String(), s.Rule.String(), s.Protocol.Version(), names[s.SpanID], s.ErrorType()}, " "))
+		wants[name]--
+	}
+	for name, left := range wants {
+		if left != 0 {
+			t.Errorf("%s: %d missing (negative: too many)", name, left)
+		}
 	}
 }
 
