@@ -101,14 +101,14 @@ enum weft_go_field {
 	WEFT_GO_GRPC_STATUS_S,	  /* internal/status.Status.s */
 	WEFT_GO_GRPC_STATUS_CODE, /* genproto rpc Status.Code */
 	/*
-	 * Of the pointer to Stream in a ServerStream or ClientStream (grpc 1.69 to 1.74).
+	 * Of the pointer to Stream in a ServerStream or ClientStream (grpc 1.69 to 1.76).
 	 * Unknown where the stream itself has the fields above.
 	 */
 	WEFT_GO_GRPC_SERVERSTREAM_STREAM,
 	WEFT_GO_GRPC_CLIENTSTREAM_STREAM,
-	/* Not an offset: which argument register (0 is the first) of operateHeaders holds the frame. */
+	/* Not used. */
 	WEFT_GO_GRPC_FRAME_ARG,
-	/* Likewise of the headers in originateStream or clientHeaderHandler. */
+	/* Not an offset: which argument register (0 is the first) of GRPC_ORIGINATE holds the headers. */
 	WEFT_GO_GRPC_ORIGINATE_ARG,
 	WEFT_GO_GRPC_CLIENT_FRAMER, /* http2Client.framer */
 	WEFT_GO_GRPC_BUFWRITER_BUF,
@@ -197,7 +197,10 @@ enum weft_go_site {
 	WEFT_GO_SITE_GRPC_CLIENT_END, /* (*http2Client).closeStream, entry */
 	/* (*ClientConn).roundTrip, else RoundTrip, entry; that of flavour f is this + f */
 	WEFT_GO_SITE_H2_ROUNDTRIP = 32,
-	/* (*loopyWriter).originateStream or clientHeaderHandler, entry */
+	/*
+	 * (*loopyWriter).clientHeaderHandler or originateStream, entry. Up to grpc 1.52
+	 * headerHandler, which has servers' headers too.
+	 */
 	WEFT_GO_SITE_GRPC_ORIGINATE = 34,
 	/* (*serverHandlerTransport).WriteStatus or writeStatus, entry */
 	WEFT_GO_SITE_GRPC_HANDLER_STATUS,

@@ -128,6 +128,16 @@ func (i *image) readSites(b *Binary) {
 		i.functions = nil
 	}
 	for _, t := range targets() {
+		if t.site == SiteGRPCOriginate {
+			names, why := originates(i.functions, b.Modules[pkgGRPC])
+			if why != "" {
+				b.Absent = append(b.Absent, Absent{t.site, why})
+				continue
+			}
+			if names != nil {
+				t.functions = names
+			}
+		}
 		probes, guarded, err := i.choose(t)
 		if err != nil {
 			why := err.Error()

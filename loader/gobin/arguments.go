@@ -1,16 +1,40 @@
 package gobin
 
-import "weft/loader/gobin/field"
+import (
+	"golang.org/x/mod/semver"
 
-// originate are the functions that give a gRPC stream its id; the index of the
-// argument register that holds the headers differs:
+	"weft/loader/gobin/field"
+)
+
+// What gives a gRPC stream its id, and which argument register holds the headers:
 //
-//	grpc to 1.80    originateStream(str, hdr)    2
-//	newer           clientHeaderHandler(hdr)     1
+//	grpc to 1.52          headerHandler(hdr), of servers' headers too    1
+//	1.53 to 1.82.0        originateStream(str, hdr)                      2
+//	from 1.82.1           clientHeaderHandler(hdr)                       1
+//
+// Up to 1.52 there is an originateStream too, which takes the headers from a queue.
 const (
+	headerHandler       = pkgWire + ".(*loopyWriter).headerHandler"
 	originateStream     = pkgWire + ".(*loopyWriter).originateStream"
 	clientHeaderHandler = pkgWire + ".(*loopyWriter).clientHeaderHandler"
+
+	originateTakesHeaders = "v1.53.0-0"
 )
+
+// originates chooses between them; a reason if it cannot.
+func originates(functions map[string][]function, version string) (names []string, why string) {
+	switch {
+	case len(functions[clientHeaderHandler]) > 0:
+		return []string{clientHeaderHandler}, ""
+	case len(functions[originateStream]) == 0:
+		return nil, ""
+	case !semver.IsValid(version):
+		return nil, "the arguments of " + originateStream + " are not known: no version of " + pkgGRPC
+	case semver.Compare(version, originateTakesHeaders) < 0:
+		return []string{headerHandler}, ""
+	}
+	return []string{originateStream}, ""
+}
 
 // arguments tells in which register an argument is, where that differs by version.
 func (b *Binary) arguments() {

@@ -83,7 +83,7 @@ func targets() []target {
 		target{SiteGRPCQueued, "GRPC_QUEUED", []string{client + "NewStream"}, []string{pkgWire + ".(*controlBuffer).executeAndPut"}, pkgGRPC},
 		target{SiteGRPCWrite, "GRPC_WRITE", []string{loopy + "writeHeader"}, []string{pkgXNet + ".(*Framer).WriteHeaders", pkgH2 + ".(*Framer).WriteHeaders"}, pkgGRPC},
 		target{SiteGRPCClientEnd, "GRPC_CLIENT_END", []string{client + "closeStream"}, nil, pkgGRPC},
-		target{SiteGRPCOriginate, "GRPC_ORIGINATE", []string{clientHeaderHandler, originateStream}, nil, pkgGRPC},
+		target{SiteGRPCOriginate, "GRPC_ORIGINATE", []string{clientHeaderHandler, originateStream, headerHandler}, nil, pkgGRPC},
 		target{SiteGRPCHandlerStatus, "GRPC_HANDLER_STATUS", []string{handler + "writeStatus", handler + "WriteStatus"}, nil, pkgGRPC},
 	)
 }
