@@ -44,6 +44,7 @@ type golang struct {
 	// Of the worker alone.
 	processes map[uint32]*goProcess
 	binaries  map[fileID]*goBinary
+	analyses  *gobin.Cache // shared by copies of a file, and of what is no Go program
 	layouts   layouts
 }
 
@@ -78,7 +79,7 @@ const maxGoTasks = 1 << 16
 func newGolang(o Options, shared map[string]*ebpf.Map) *golang {
 	g := &golang{log: o.Log, failed: o.failed, memory: mayWriteUser(), queue: make(chan struct{}, 1),
 		pending: map[uint32]uint64{}, warned: map[string]bool{},
-		processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{}, layouts: layouts{m: shared["go_layouts"]}}
+		processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{}, analyses: gobin.NewCache(maxBinaries), layouts: layouts{m: shared["go_layouts"]}}
 	o.goWrites = g.memory == nil
 	g.loading.Go(func() {
 		if g.err = g.load(o, shared); g.err != nil {

@@ -48,7 +48,7 @@ func (g *golang) binaryOf(file *os.File, pid uint32) (*goBinary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read executable's name: %w", err)
 	}
-	analysed, err := gobin.AnalyzeFile(file, path)
+	analysed, err := g.analyses.Analyze(file, path)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // names the file
 	}
