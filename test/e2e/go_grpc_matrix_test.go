@@ -318,7 +318,7 @@ var grpcVariants = []variant.Variant{
 
 // TestGRPCMatrix judges every call of a gRPC relay.
 func TestGRPCMatrix(t *testing.T) {
-	t.Skip("weft has no programs for gRPC yet")
+	t.Skip("weft does not see calls of gRPC yet")
 	for i, v := range grpcVariants {
 		n := scaled(t, 400)
 		if i == 0 {

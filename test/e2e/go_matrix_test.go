@@ -37,9 +37,10 @@ func TestGoToolchains(t *testing.T) {
 // goMixed sends n requests of each pattern, mixed.
 func goMixed(t *testing.T, v variant.Variant, protocol string, n int, env ...string) {
 	t.Helper()
+	still := unwritten(t, protocol)
 	r := startGoRig(t, buildGo(t, v), protocol, parseGo(t, v.Toolchain), &agentOptions{}, env...)
 	r.warm()
-	tally := r.measure("m", n, truth.Calls{}, goPatterns...)
+	tally := r.measure("m", n, truth.Calls{Unwritten: still}, goPatterns...)
 	t.Logf("%s over %s: %v", v.Name(), protocol, tally)
 	if err := tally.Err(); err != nil {
 		t.Errorf("%s over %s:\n%v", v.Name(), protocol, err)
@@ -95,5 +96,15 @@ func TestGoJudgesUntraced(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// goProtocols are those of test/apps/gomatrix but for plain HTTP/1.
+var goProtocols = []string{"h2", "h2x", "h2c", "h2c-std"}
+
+// TestGoProtocols does it over TLS and HTTP/2, by both of their implementations.
+func TestGoProtocols(t *testing.T) {
+	for _, protocol := range goProtocols {
+		t.Run(protocol, func(t *testing.T) { goMixed(t, goLocal, protocol, scaled(t, 200)) })
 	}
 }

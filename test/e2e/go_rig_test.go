@@ -266,15 +266,22 @@ func (r *goRig) spans(e truth.Calls) []truth.Span {
 		return nil
 	}
 	n := 0
+	unsampled := map[string]bool{}
 	for _, q := range e.Requests {
 		tp, err := truth.Single(q.Traceparents)
-		if !q.Unserved && (err != nil || tp.Sampled()) {
+		unsampled[q.ID] = err == nil && !tp.Sampled()
+		if !q.Unserved && !unsampled[q.ID] {
 			n++
 		}
 	}
 	for _, a := range e.Arrivals {
 		tp, err := truth.Single(a.Traceparents)
-		if err == nil && tp.Sampled() || e.Unwritten {
+		switch {
+		case err == nil && tp.Sampled():
+			n += 2
+		case err != nil && e.Unwritten && unsampled[a.ID]:
+			n++ // the back end's: it knows of no decision
+		case err != nil && e.Unwritten:
 			n += 2
 		}
 	}
@@ -282,6 +289,35 @@ func (r *goRig) spans(e truth.Calls) []truth.Span {
 	// What should not come would come now.
 	time.Sleep(200 * time.Millisecond)
 	return r.sink.Take()
+}
+
+// unwritten says whether a protocol's requests stay as they are on this machine:
+// inside TLS only the program's memory is left to write to.
+func unwritten(t *testing.T, protocol string) bool {
+	t.Helper()
+	if scheme(protocol) != "https" {
+		return false
+	}
+	p := weft(t, "doctor", "--json")
+	var out output
+	p.cmd.Stdout = &out
+	p.run()
+	// What it finds makes its exit status, which is no failure here.
+	_ = p.wait(patience(t, time.Minute))
+	var found struct {
+		Capabilities []struct{ Name, State, Why string }
+	}
+	if err := json.Unmarshal([]byte(out.String()), &found); err != nil {
+		t.Fatalf("weft doctor --json: %v\n%s", err, p.out.tail())
+	}
+	for _, c := range found.Capabilities {
+		if c.Name == "go.writes" {
+			t.Logf("go.writes: %s: %s", c.State, c.Why)
+			return c.State != "ok"
+		}
+	}
+	t.Fatalf("weft doctor does not know go.writes:\n%s", out.String())
+	return false
 }
 
 // goVariants are the ways of building that a run covers, from WEFT_E2E_GO: small

@@ -21,11 +21,12 @@ type order struct {
 	Count       int    `json:"count"`
 	Concurrency int    `json:"concurrency"`
 	// Kind is "" for a call as a relay makes it; get, post, chunked or own (a
-	// traceparent of its own) for a request with a head of every length.
+	// traceparent of its own) for a request with a head of a certain length.
 	Kind string `json:"kind"`
-	// Pad is the length of the header X-Pad of the first request; each further
-	// one has a byte more.
-	Pad int `json:"pad"`
+	// Pad is the length of the header X-Pad of the first request; that of each
+	// further one is longer by Grow.
+	Pad  int `json:"pad"`
+	Grow int `json:"grow"`
 }
 
 // obey sends what is ordered.
@@ -95,7 +96,7 @@ func (r *relay) one(o order, n int) error {
 		return err
 	}
 	req.Header.Set("X-Truth", id+"/client")
-	req.Header.Set("X-Pad", strings.Repeat("p", o.Pad+n))
+	req.Header.Set("X-Pad", strings.Repeat("p", o.Pad+n*o.Grow))
 	if o.Kind == "own" {
 		req.Header.Set("Traceparent", fmt.Sprintf("00-%032x-%016x-01", 0xabcd0000+n, 0xdcba0000+n))
 	}
