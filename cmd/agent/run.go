@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
 	"weft/export"
 	"weft/internal/config"
@@ -113,6 +114,7 @@ func (a *agent) summary(s *streams) {
 	if err != nil {
 		a.log.Warn("summary not complete", "err", err)
 	}
+	rows = slices.DeleteFunc(rows, asked)
 	if len(rows) == 0 {
 		fmt.Fprintln(s.err, "weft: stopped; nothing was lost") //nolint:errcheck // last words
 		return
@@ -122,3 +124,7 @@ func (a *agent) summary(s *streams) {
 		fmt.Fprintf(s.err, "  %-60s %.0f\n", r.Name, r.Value) //nolint:errcheck // last words
 	}
 }
+
+// asked says that what was not done was not wanted: with propagation.inject empty no
+// request is written into. Where it was wanted, the log has said why it is off.
+func asked(r selfstats.Row) bool { return r.Name == `weft_kernel_refused_total{cause="off"}` }
