@@ -7,7 +7,9 @@
 #   $WEFT_E2E_DEPS/python-otel   the OpenTelemetry SDK, for PYTHONPATH beside the former
 #   $WEFT_E2E_DEPS/node_modules  for NODE_PATH
 #   $WEFT_E2E_DEPS/java          for java -cp (absent with WITHOUT=java)
-#   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, demo: for machines without Go
+#   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, demo, and variants of gomatrix
+#                                and gogrpc: for machines without Go
+#   $WEFT_E2E_DEPS/variants      what other toolchains built, kept from run to run
 #
 # WEFT_E2E_WITHOUT=java,nginx leaves programs out, as in the tests.
 set -eu
@@ -100,4 +102,5 @@ cd "$root"
 for p in test/apps/gosvc test/apps/rawhttp demo; do
 	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$deps/bin/" "./$p" || die "go build ./$p failed"
 done
+go run ./test/e2e/variant/prebuild "$apps" "$deps/variants" "$deps/bin" || die "building the Go variants failed"
 echo "$deps"

@@ -309,24 +309,19 @@ func (r *grpcRig) relayPort() string {
 	return target[strings.LastIndexByte(target, ':')+1:]
 }
 
-// grpcVariants are the versions of grpc-go, each built by a Go of its time.
-var grpcVariants = []variant.Variant{
-	{Program: "gogrpc"},
-	{Program: "gogrpc", Modfile: "grpc160.mod", Toolchain: "1.22.12", Stripped: true},
-	{Program: "gogrpc", Modfile: "grpc150.mod", Toolchain: "1.19.13", Stripped: true},
-}
-
 // TestGRPCMatrix judges every call of a gRPC relay.
 func TestGRPCMatrix(t *testing.T) {
 	t.Skip("weft does not see calls of gRPC yet")
-	for i, v := range grpcVariants {
+	for i, v := range variant.GRPC() {
 		n := scaled(t, 400)
 		if i == 0 {
 			n = scaled(t, 2000)
 		}
 		t.Run(v.Name(), func(t *testing.T) { grpcMatrix(t, v, grpcOptions{relays: 1}, n) })
 	}
-	t.Run("http", func(t *testing.T) { grpcMatrix(t, grpcVariants[0], grpcOptions{relays: 1, http: true}, scaled(t, 400)) })
+	t.Run("http", func(t *testing.T) {
+		grpcMatrix(t, variant.GRPC()[0], grpcOptions{relays: 1, http: true}, scaled(t, 400))
+	})
 }
 
 func grpcMatrix(t *testing.T, v variant.Variant, o grpcOptions, n int) {
@@ -353,7 +348,7 @@ func TestGRPCJudgesUntraced(t *testing.T) {
 	for _, o := range []grpcOptions{{relays: 1}, {relays: 1, tls: true}, {relays: 1, http: true}, {relays: 1, http: true, tls: true}} {
 		t.Run(fmt.Sprintf("http=%v,tls=%v", o.http, o.tls), func(t *testing.T) {
 			o.untraced = true
-			r := startGRPCRig(t, buildGo(t, grpcVariants[0]), parseGo(t, ""), o)
+			r := startGRPCRig(t, buildGo(t, variant.GRPC()[0]), parseGo(t, ""), o)
 			for _, p := range grpcPatterns {
 				tally := r.measure(p, "off", 8)
 				if tally.Calls > 0 && !p.own && tally.Count("header") != tally.Calls || tally.Count("lost") == 0 || tally.Right > 0 && !p.own {

@@ -326,21 +326,9 @@ func goVariants(t *testing.T) []variant.Variant {
 	t.Helper()
 	switch how := os.Getenv("WEFT_E2E_GO"); how {
 	case "", "small":
-		return []variant.Variant{goLocal, goBuilt("1.24.13", true), goBuilt("1.22.12", false), goBuilt("1.21.13", true),
-			goBuilt("1.19.13", false), goBuilt("1.19.13", true)}
+		return variant.Small()
 	case "full":
-		var all []variant.Variant
-		for _, v := range []string{"", "1.25.10", "1.24.13", "1.23.12", "1.22.12", "1.21.13", "1.20.14", "1.19.13"} {
-			for bits := range 16 {
-				w := goBuilt(v, bits&1 != 0)
-				w.PIE, w.CGO, w.Race = bits&2 != 0, bits&4 != 0 || bits&8 != 0, bits&8 != 0
-				if w.Race && bits&4 == 0 {
-					continue // the race detector needs cgo
-				}
-				all = append(all, w)
-			}
-		}
-		return all
+		return variant.Full()
 	default:
 		t.Fatalf("WEFT_E2E_GO=%s: want small or full", how)
 		return nil
@@ -348,12 +336,4 @@ func goVariants(t *testing.T) []variant.Variant {
 }
 
 // goLocal is the installed toolchain with the newest modules.
-var goLocal = goBuilt("", false)
-
-func goBuilt(toolchain string, stripped bool) variant.Variant {
-	v := variant.Variant{Program: "gomatrix", Toolchain: toolchain, Stripped: stripped}
-	if toolchain == "" {
-		v.Modfile = "newest.mod"
-	}
-	return v
-}
+var goLocal = variant.Go("", false)

@@ -51,6 +51,54 @@ func (v Variant) Name() string {
 	return strings.Join(parts, "-")
 }
 
+// Go is test/apps/gomatrix by a toolchain; the installed one takes the newest
+// modules.
+func Go(toolchain string, stripped bool) Variant {
+	v := Variant{Program: "gomatrix", Toolchain: toolchain, Stripped: stripped}
+	if toolchain == "" {
+		v.Modfile = "newest.mod"
+	}
+	return v
+}
+
+// GRPC is test/apps/gogrpc with each version of grpc-go, by a Go of its time.
+func GRPC() []Variant {
+	return []Variant{
+		{Program: "gogrpc"},
+		{Program: "gogrpc", Modfile: "grpc160.mod", Toolchain: "1.22.12", Stripped: true},
+		{Program: "gogrpc", Modfile: "grpc150.mod", Toolchain: "1.19.13", Stripped: true},
+	}
+}
+
+// Small is what every run of the tests covers: static programs of five versions
+// of Go, stripped and not.
+func Small() []Variant {
+	return []Variant{Go("", false), Go("1.24.13", true), Go("1.22.12", false), Go("1.21.13", true), Go("1.19.13", false), Go("1.19.13", true)}
+}
+
+// Full is every version of Go, each stripped or not, PIE or not, and without
+// cgo, with it, or with the race detector, which needs it.
+func Full() []Variant {
+	var all []Variant
+	for _, toolchain := range []string{"", "1.25.10", "1.24.13", "1.23.12", "1.22.12", "1.21.13", "1.20.14", "1.19.13"} {
+		for _, stripped := range []bool{false, true} {
+			for _, pie := range []bool{false, true} {
+				for _, c := range []string{"", "cgo", "race"} {
+					v := Go(toolchain, stripped)
+					v.PIE, v.CGO, v.Race = pie, c == "cgo", c == "race"
+					all = append(all, v)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// Guest is what a machine without Go is given.
+func Guest() []Variant {
+	return append([]Variant{Go("", false), Go("1.22.12", false), Go("1.19.13", true)}, GRPC()...)
+}
+
 // Builder knows where sources and results are.
 type Builder struct {
 	Apps  string // test/apps
