@@ -35,14 +35,14 @@ type Result struct {
 	// Present: the field is there.
 	Present bool
 	// Exact: this is known of the very version. If not, Offset is that of the
-	// nearest older version: good for observing once it was checked on live
-	// memory, never for writing.
+	// nearest older version: a guess, good for observing, never for writing.
 	Exact bool
 }
 
 // Lookup finds a field. A version is known if it lies between two that were
 // measured and agree, or is a newer patch of a known minor version, and no patch
-// has ever moved the field; a newer pre-release is not known.
+// has ever moved the field. A version that is not quite one of these is guessed;
+// of a newer minor version than the table's nothing is said.
 func Lookup(at field.Location, in Versions) Result {
 	module, version, pkg := in.of(at.Package)
 	at.Package = pkg
@@ -142,6 +142,11 @@ func find(sch scheme, spans []span, version string) Result {
 		return Result{}
 	}
 	s := spans[next-1]
+	// Nor of a newer minor version, not even a guess: Go 1.23 moved goid, and where it
+	// had been now lies what is the same in every goroutine.
+	if next == len(spans) && sch.compare(v, s.last) > 0 && sch.minor(v) != sch.minor(s.last) {
+		return Result{}
+	}
 	known := sch.compare(v, s.last) <= 0
 	if !known && (next == len(spans) || sch.minor(spans[next].first) != sch.minor(v)) {
 		known = sch.minor(v) == sch.minor(s.last) && !sch.pre(v) && sch.steady(spans)
