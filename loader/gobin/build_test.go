@@ -5,9 +5,12 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -15,10 +18,36 @@ import (
 // oldest is the oldest toolchain supported; go downloads it from the module proxy.
 const oldest = "go1.19.13"
 
-// build is a program of testdata. What is built twice comes from go's build cache.
+// built are the programs that the tests have in common.
+var built = struct {
+	sync.Mutex
+	dir   string
+	paths map[string]string
+}{paths: map[string]string{}}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "gobin")
+	if err != nil {
+		panic(err)
+	}
+	built.dir = dir
+	status := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(status)
+}
+
+// build is a program of testdata, built once. It is shared: copy it to change it.
 func build(t *testing.T, program string, env []string, flags ...string) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), program)
+	key := fmt.Sprint(program, env, flags)
+	built.Lock()
+	defer built.Unlock()
+	if path, ok := built.paths[key]; ok {
+		return path
+	}
+	out := filepath.Join(built.dir, strconv.Itoa(len(built.paths)), program)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", out}, flags...), ".")...)
@@ -29,6 +58,7 @@ func build(t *testing.T, program string, env []string, flags ...string) string {
 	if said, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s %v %v: %v\n%s", program, env, flags, err, said)
 	}
+	built.paths[key] = out
 	return out
 }
 
