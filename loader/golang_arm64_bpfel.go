@@ -369,6 +369,11 @@ type GolangSlot struct {
 	Lines [16448]uint8
 }
 
+type GolangWeftControl struct {
+	_          structs.HostLayout
+	DeadlineNs uint64
+}
+
 type GolangWeftEdge struct {
 	_       structs.HostLayout
 	Name    [48]uint8
@@ -446,6 +451,7 @@ const (
 	GolangMapCarriedMedium               = "carried_medium"
 	GolangMapCarriedSmall                = "carried_small"
 	GolangMapConns                       = "conns"
+	GolangMapControl                     = "control"
 	GolangMapCounters                    = "counters"
 	GolangMapEdges                       = "edges"
 	GolangMapEgress                      = "egress"
@@ -472,6 +478,7 @@ const (
 	GolangProgGoEntryGRPC_QUEUED         = "go_entry_GRPC_QUEUED"
 	GolangProgGoEntryGRPC_SERVER_END     = "go_entry_GRPC_SERVER_END"
 	GolangProgGoEntryGRPC_STATUS         = "go_entry_GRPC_STATUS"
+	GolangProgGoEntryGRPC_WRITE          = "go_entry_GRPC_WRITE"
 	GolangProgGoEntryH2CLIENT_END        = "go_entry_H2_CLIENT_END"
 	GolangProgGoEntryH2HANDLER           = "go_entry_H2_HANDLER"
 	GolangProgGoEntryH2REQUEST           = "go_entry_H2_REQUEST"
@@ -480,6 +487,7 @@ const (
 	GolangProgGoEntryH2SERVER_END        = "go_entry_H2_SERVER_END"
 	GolangProgGoEntryH2SERVER_HEADERS    = "go_entry_H2_SERVER_HEADERS"
 	GolangProgGoEntryH2SERVER_RESET      = "go_entry_H2_SERVER_RESET"
+	GolangProgGoEntryH2WRITE             = "go_entry_H2_WRITE"
 	GolangProgGoEntryROUNDTRIP           = "go_entry_ROUNDTRIP"
 	GolangProgGoEntrySERVE               = "go_entry_SERVE"
 	GolangProgGoEntryXNET_CLIENT_END     = "go_entry_XNET_CLIENT_END"
@@ -490,6 +498,7 @@ const (
 	GolangProgGoEntryXNET_SERVER_END     = "go_entry_XNET_SERVER_END"
 	GolangProgGoEntryXNET_SERVER_HEADERS = "go_entry_XNET_SERVER_HEADERS"
 	GolangProgGoEntryXNET_SERVER_RESET   = "go_entry_XNET_SERVER_RESET"
+	GolangProgGoEntryXNET_WRITE          = "go_entry_XNET_WRITE"
 	GolangProgGoSiteGRPC_CLIENT_END      = "go_site_GRPC_CLIENT_END"
 	GolangProgGoSiteGRPC_HANDLER         = "go_site_GRPC_HANDLER"
 	GolangProgGoSiteGRPC_HANDLER_STATUS  = "go_site_GRPC_HANDLER_STATUS"
@@ -498,6 +507,7 @@ const (
 	GolangProgGoSiteGRPC_QUEUED          = "go_site_GRPC_QUEUED"
 	GolangProgGoSiteGRPC_SERVER_END      = "go_site_GRPC_SERVER_END"
 	GolangProgGoSiteGRPC_STATUS          = "go_site_GRPC_STATUS"
+	GolangProgGoSiteGRPC_WRITE           = "go_site_GRPC_WRITE"
 	GolangProgGoSiteH2CLIENT_END         = "go_site_H2_CLIENT_END"
 	GolangProgGoSiteH2HANDLER            = "go_site_H2_HANDLER"
 	GolangProgGoSiteH2REQUEST            = "go_site_H2_REQUEST"
@@ -506,6 +516,7 @@ const (
 	GolangProgGoSiteH2SERVER_END         = "go_site_H2_SERVER_END"
 	GolangProgGoSiteH2SERVER_HEADERS     = "go_site_H2_SERVER_HEADERS"
 	GolangProgGoSiteH2SERVER_RESET       = "go_site_H2_SERVER_RESET"
+	GolangProgGoSiteH2WRITE              = "go_site_H2_WRITE"
 	GolangProgGoSiteROUNDTRIP            = "go_site_ROUNDTRIP"
 	GolangProgGoSiteSERVE                = "go_site_SERVE"
 	GolangProgGoSiteXNET_CLIENT_END      = "go_site_XNET_CLIENT_END"
@@ -516,6 +527,7 @@ const (
 	GolangProgGoSiteXNET_SERVER_END      = "go_site_XNET_SERVER_END"
 	GolangProgGoSiteXNET_SERVER_HEADERS  = "go_site_XNET_SERVER_HEADERS"
 	GolangProgGoSiteXNET_SERVER_RESET    = "go_site_XNET_SERVER_RESET"
+	GolangProgGoSiteXNET_WRITE           = "go_site_XNET_WRITE"
 	GolangVarAttributeCount              = "attribute_count"
 	GolangVarBtfGoLayout                 = "btf_go_layout"
 	GolangVarBtfGoSite                   = "btf_go_site"
@@ -581,6 +593,7 @@ type GolangProgramSpecs struct {
 	GoEntryGRPC_QUEUED         *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_QUEUED"`
 	GoEntryGRPC_SERVER_END     *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_SERVER_END"`
 	GoEntryGRPC_STATUS         *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_STATUS"`
+	GoEntryGRPC_WRITE          *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_WRITE"`
 	GoEntryH2CLIENT_END        *ebpf.ProgramSpec `ebpf:"go_entry_H2_CLIENT_END"`
 	GoEntryH2HANDLER           *ebpf.ProgramSpec `ebpf:"go_entry_H2_HANDLER"`
 	GoEntryH2REQUEST           *ebpf.ProgramSpec `ebpf:"go_entry_H2_REQUEST"`
@@ -589,6 +602,7 @@ type GolangProgramSpecs struct {
 	GoEntryH2SERVER_END        *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_END"`
 	GoEntryH2SERVER_HEADERS    *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_HEADERS"`
 	GoEntryH2SERVER_RESET      *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_RESET"`
+	GoEntryH2WRITE             *ebpf.ProgramSpec `ebpf:"go_entry_H2_WRITE"`
 	GoEntryROUNDTRIP           *ebpf.ProgramSpec `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.ProgramSpec `ebpf:"go_entry_SERVE"`
 	GoEntryXNET_CLIENT_END     *ebpf.ProgramSpec `ebpf:"go_entry_XNET_CLIENT_END"`
@@ -599,6 +613,7 @@ type GolangProgramSpecs struct {
 	GoEntryXNET_SERVER_END     *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_END"`
 	GoEntryXNET_SERVER_HEADERS *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_HEADERS"`
 	GoEntryXNET_SERVER_RESET   *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_RESET"`
+	GoEntryXNET_WRITE          *ebpf.ProgramSpec `ebpf:"go_entry_XNET_WRITE"`
 	GoSiteGRPC_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_CLIENT_END"`
 	GoSiteGRPC_HANDLER         *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER"`
 	GoSiteGRPC_HANDLER_STATUS  *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER_STATUS"`
@@ -607,6 +622,7 @@ type GolangProgramSpecs struct {
 	GoSiteGRPC_QUEUED          *ebpf.ProgramSpec `ebpf:"go_site_GRPC_QUEUED"`
 	GoSiteGRPC_SERVER_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_SERVER_END"`
 	GoSiteGRPC_STATUS          *ebpf.ProgramSpec `ebpf:"go_site_GRPC_STATUS"`
+	GoSiteGRPC_WRITE           *ebpf.ProgramSpec `ebpf:"go_site_GRPC_WRITE"`
 	GoSiteH2CLIENT_END         *ebpf.ProgramSpec `ebpf:"go_site_H2_CLIENT_END"`
 	GoSiteH2HANDLER            *ebpf.ProgramSpec `ebpf:"go_site_H2_HANDLER"`
 	GoSiteH2REQUEST            *ebpf.ProgramSpec `ebpf:"go_site_H2_REQUEST"`
@@ -615,6 +631,7 @@ type GolangProgramSpecs struct {
 	GoSiteH2SERVER_END         *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_END"`
 	GoSiteH2SERVER_HEADERS     *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_HEADERS"`
 	GoSiteH2SERVER_RESET       *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_RESET"`
+	GoSiteH2WRITE              *ebpf.ProgramSpec `ebpf:"go_site_H2_WRITE"`
 	GoSiteROUNDTRIP            *ebpf.ProgramSpec `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.ProgramSpec `ebpf:"go_site_SERVE"`
 	GoSiteXNET_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_XNET_CLIENT_END"`
@@ -625,6 +642,7 @@ type GolangProgramSpecs struct {
 	GoSiteXNET_SERVER_END      *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_END"`
 	GoSiteXNET_SERVER_HEADERS  *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_HEADERS"`
 	GoSiteXNET_SERVER_RESET    *ebpf.ProgramSpec `ebpf:"go_site_XNET_SERVER_RESET"`
+	GoSiteXNET_WRITE           *ebpf.ProgramSpec `ebpf:"go_site_XNET_WRITE"`
 }
 
 // GolangMapSpecs contains maps before they are loaded into the kernel.
@@ -638,6 +656,7 @@ type GolangMapSpecs struct {
 	CarriedMedium *ebpf.MapSpec `ebpf:"carried_medium"`
 	CarriedSmall  *ebpf.MapSpec `ebpf:"carried_small"`
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
+	Control       *ebpf.MapSpec `ebpf:"control"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Edges         *ebpf.MapSpec `ebpf:"edges"`
 	Egress        *ebpf.MapSpec `ebpf:"egress"`
@@ -702,6 +721,7 @@ type GolangMaps struct {
 	CarriedMedium *ebpf.Map `ebpf:"carried_medium"`
 	CarriedSmall  *ebpf.Map `ebpf:"carried_small"`
 	Conns         *ebpf.Map `ebpf:"conns"`
+	Control       *ebpf.Map `ebpf:"control"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Edges         *ebpf.Map `ebpf:"edges"`
 	Egress        *ebpf.Map `ebpf:"egress"`
@@ -730,6 +750,7 @@ func (m *GolangMaps) Close() error {
 		m.CarriedMedium,
 		m.CarriedSmall,
 		m.Conns,
+		m.Control,
 		m.Counters,
 		m.Edges,
 		m.Egress,
@@ -781,6 +802,7 @@ type GolangPrograms struct {
 	GoEntryGRPC_QUEUED         *ebpf.Program `ebpf:"go_entry_GRPC_QUEUED"`
 	GoEntryGRPC_SERVER_END     *ebpf.Program `ebpf:"go_entry_GRPC_SERVER_END"`
 	GoEntryGRPC_STATUS         *ebpf.Program `ebpf:"go_entry_GRPC_STATUS"`
+	GoEntryGRPC_WRITE          *ebpf.Program `ebpf:"go_entry_GRPC_WRITE"`
 	GoEntryH2CLIENT_END        *ebpf.Program `ebpf:"go_entry_H2_CLIENT_END"`
 	GoEntryH2HANDLER           *ebpf.Program `ebpf:"go_entry_H2_HANDLER"`
 	GoEntryH2REQUEST           *ebpf.Program `ebpf:"go_entry_H2_REQUEST"`
@@ -789,6 +811,7 @@ type GolangPrograms struct {
 	GoEntryH2SERVER_END        *ebpf.Program `ebpf:"go_entry_H2_SERVER_END"`
 	GoEntryH2SERVER_HEADERS    *ebpf.Program `ebpf:"go_entry_H2_SERVER_HEADERS"`
 	GoEntryH2SERVER_RESET      *ebpf.Program `ebpf:"go_entry_H2_SERVER_RESET"`
+	GoEntryH2WRITE             *ebpf.Program `ebpf:"go_entry_H2_WRITE"`
 	GoEntryROUNDTRIP           *ebpf.Program `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.Program `ebpf:"go_entry_SERVE"`
 	GoEntryXNET_CLIENT_END     *ebpf.Program `ebpf:"go_entry_XNET_CLIENT_END"`
@@ -799,6 +822,7 @@ type GolangPrograms struct {
 	GoEntryXNET_SERVER_END     *ebpf.Program `ebpf:"go_entry_XNET_SERVER_END"`
 	GoEntryXNET_SERVER_HEADERS *ebpf.Program `ebpf:"go_entry_XNET_SERVER_HEADERS"`
 	GoEntryXNET_SERVER_RESET   *ebpf.Program `ebpf:"go_entry_XNET_SERVER_RESET"`
+	GoEntryXNET_WRITE          *ebpf.Program `ebpf:"go_entry_XNET_WRITE"`
 	GoSiteGRPC_CLIENT_END      *ebpf.Program `ebpf:"go_site_GRPC_CLIENT_END"`
 	GoSiteGRPC_HANDLER         *ebpf.Program `ebpf:"go_site_GRPC_HANDLER"`
 	GoSiteGRPC_HANDLER_STATUS  *ebpf.Program `ebpf:"go_site_GRPC_HANDLER_STATUS"`
@@ -807,6 +831,7 @@ type GolangPrograms struct {
 	GoSiteGRPC_QUEUED          *ebpf.Program `ebpf:"go_site_GRPC_QUEUED"`
 	GoSiteGRPC_SERVER_END      *ebpf.Program `ebpf:"go_site_GRPC_SERVER_END"`
 	GoSiteGRPC_STATUS          *ebpf.Program `ebpf:"go_site_GRPC_STATUS"`
+	GoSiteGRPC_WRITE           *ebpf.Program `ebpf:"go_site_GRPC_WRITE"`
 	GoSiteH2CLIENT_END         *ebpf.Program `ebpf:"go_site_H2_CLIENT_END"`
 	GoSiteH2HANDLER            *ebpf.Program `ebpf:"go_site_H2_HANDLER"`
 	GoSiteH2REQUEST            *ebpf.Program `ebpf:"go_site_H2_REQUEST"`
@@ -815,6 +840,7 @@ type GolangPrograms struct {
 	GoSiteH2SERVER_END         *ebpf.Program `ebpf:"go_site_H2_SERVER_END"`
 	GoSiteH2SERVER_HEADERS     *ebpf.Program `ebpf:"go_site_H2_SERVER_HEADERS"`
 	GoSiteH2SERVER_RESET       *ebpf.Program `ebpf:"go_site_H2_SERVER_RESET"`
+	GoSiteH2WRITE              *ebpf.Program `ebpf:"go_site_H2_WRITE"`
 	GoSiteROUNDTRIP            *ebpf.Program `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.Program `ebpf:"go_site_SERVE"`
 	GoSiteXNET_CLIENT_END      *ebpf.Program `ebpf:"go_site_XNET_CLIENT_END"`
@@ -825,6 +851,7 @@ type GolangPrograms struct {
 	GoSiteXNET_SERVER_END      *ebpf.Program `ebpf:"go_site_XNET_SERVER_END"`
 	GoSiteXNET_SERVER_HEADERS  *ebpf.Program `ebpf:"go_site_XNET_SERVER_HEADERS"`
 	GoSiteXNET_SERVER_RESET    *ebpf.Program `ebpf:"go_site_XNET_SERVER_RESET"`
+	GoSiteXNET_WRITE           *ebpf.Program `ebpf:"go_site_XNET_WRITE"`
 }
 
 func (p *GolangPrograms) Close() error {
@@ -838,6 +865,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryGRPC_QUEUED,
 		p.GoEntryGRPC_SERVER_END,
 		p.GoEntryGRPC_STATUS,
+		p.GoEntryGRPC_WRITE,
 		p.GoEntryH2CLIENT_END,
 		p.GoEntryH2HANDLER,
 		p.GoEntryH2REQUEST,
@@ -846,6 +874,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryH2SERVER_END,
 		p.GoEntryH2SERVER_HEADERS,
 		p.GoEntryH2SERVER_RESET,
+		p.GoEntryH2WRITE,
 		p.GoEntryROUNDTRIP,
 		p.GoEntrySERVE,
 		p.GoEntryXNET_CLIENT_END,
@@ -856,6 +885,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryXNET_SERVER_END,
 		p.GoEntryXNET_SERVER_HEADERS,
 		p.GoEntryXNET_SERVER_RESET,
+		p.GoEntryXNET_WRITE,
 		p.GoSiteGRPC_CLIENT_END,
 		p.GoSiteGRPC_HANDLER,
 		p.GoSiteGRPC_HANDLER_STATUS,
@@ -864,6 +894,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteGRPC_QUEUED,
 		p.GoSiteGRPC_SERVER_END,
 		p.GoSiteGRPC_STATUS,
+		p.GoSiteGRPC_WRITE,
 		p.GoSiteH2CLIENT_END,
 		p.GoSiteH2HANDLER,
 		p.GoSiteH2REQUEST,
@@ -872,6 +903,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteH2SERVER_END,
 		p.GoSiteH2SERVER_HEADERS,
 		p.GoSiteH2SERVER_RESET,
+		p.GoSiteH2WRITE,
 		p.GoSiteROUNDTRIP,
 		p.GoSiteSERVE,
 		p.GoSiteXNET_CLIENT_END,
@@ -882,6 +914,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteXNET_SERVER_END,
 		p.GoSiteXNET_SERVER_HEADERS,
 		p.GoSiteXNET_SERVER_RESET,
+		p.GoSiteXNET_WRITE,
 	)
 }
 

@@ -9,7 +9,7 @@
  * uprobe_multi link), one for each elsewhere.
  */
 #include "http1.h"
-#include "grpc.h"
+#include "../inject/block.h"
 
 /* Site → its program. Owner: user space. */
 struct {
@@ -82,6 +82,11 @@ GO_SITE(GRPC_NEWSTREAM, go_on_grpc_newstream)
 GO_SITE(GRPC_QUEUED, go_on_grpc_queued)
 GO_SITE(GRPC_ORIGINATE, go_on_grpc_originate)
 GO_SITE(GRPC_CLIENT_END, go_on_grpc_client_end)
+
+/* Not loaded where the kernel lets nobody write the memory of programs. */
+GO_SITE(H2_WRITE, go_on_h2_write_bundled)
+GO_SITE(XNET_WRITE, go_on_h2_write_xnet)
+GO_SITE(GRPC_WRITE, go_on_grpc_write)
 
 const enum weft_go_site *btf_go_site __attribute__((unused));
 const struct weft_go_layout *btf_go_layout __attribute__((unused));

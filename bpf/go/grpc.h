@@ -263,8 +263,8 @@ __attribute__((noinline)) int weft_grpc_originate(u64 loopy, u64 headers, u64 go
 	queued = virtual_key(tgid, headers, 0);
 	departure_move(queued, key);
 	d = bpf_map_lookup_elem(&go_departures, &key);
-	if (weft_go_conn(key, d ? d->sk : 0, WEFT_ROLE_CLIENT,
-			 d ? d->http : WEFT_HTTP_2 | WEFT_HTTP_GRPC))
+	/* Older versions have one function for these and for a server's responses. */
+	if (!d || weft_go_conn(key, d->sk, WEFT_ROLE_CLIENT, d->http))
 		return 0;
 	c = conn_of(key);
 	if (!c)

@@ -17,9 +17,6 @@
 /* What weft_h2_write and sk_msg meet a request by while its headers leave. */
 #define GO_WRITING 0xffffffffU
 
-/* Set by the loader: user memory may be written, and the sites that do are attached. */
-volatile const u8 go_writes;
-
 /* Field f of HTTP/2 in the flavour. */
 WEFT_INLINE u32 h2_field(u32 f, u32 flavour)
 {

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Adds fields to the header block of a request over HTTP/2 in the memory of a Go
+ * program, at the call of (*Framer).WriteHeaders: its parameter lies on the stack, the
+ * block it points to is complete and is copied before anything is sent. The goroutine
+ * stands still at the probe, and holds the connection's lock or is the only one that
+ * writes it.
+ *
+ * First the bytes, where they mean nothing yet: behind the block, or with a copy of it
+ * in the free part of the connection's write buffer. Then, in one write, what tells
+ * where the block ends.
+ */
+#pragma once
+
+#include "../go/grpc.h"
+#include "../maps/control.h"
+#include "fields.h"
+
+/* HeadersFrameParam, as far as it is the same in all versions. */
+struct go_headers {
+	u32 stream;
+	u32 pad;
+	u64 at; /* BlockFragment */
+	u64 len;
+	u64 cap;
+	u8 end_stream;
+	u8 end_headers;
+	u8 pad_length;
+	u8 behind[5];
+};
+
+/* Where the stack has arguments when a call is made. */
+#if defined(__TARGET_ARCH_x86)
+#define GO_CALL_ARGS 0
+#else
+#define GO_CALL_ARGS 8
+#endif
+
+#define GO_CAP_MAX (1 << 24) /* a buffer larger than this is none */
+
+/* A block longer than this is not copied. */
+#define GO_BLOCK_MAX 4096
+
+/* Copies len bytes, at most GO_BLOCK_MAX, from one user address to another. Returns 0
+ * when they stand there. */
+__attribute__((noinline)) int weft_go_move(u64 key, u64 to, u64 from, u64 len)
+{
+	struct conn *c = conn_of(key);
+
+	if (!go_writes || !c)
+		return 1; /* where it is refused, not even what follows is loaded */
+	for (u32 at = 0; at < GO_BLOCK_MAX; at += READ_AHEAD) {
+		u64 left = len - at;
+		u32 n;
+
+		if (at >= len)
+			return 0;
+		n = left < READ_AHEAD ? left : READ_AHEAD;
+		n--;
+		WEFT_BARRIER(n);
+		n &= READ_AHEAD - 1;
+		if (bpf_probe_read_user(c->dir[DIR_RX].window, n + 1, (void *)(from + at)) ||
+		    bpf_probe_write_user((void *)(to + at), c->dir[DIR_RX].window, n + 1))
+			return 1;
+	}
+	return len > GO_BLOCK_MAX;
+}
+
+/* Writes the prepared fields to user address `to`. Returns 0 when they stand there. */
+__attribute__((noinline)) int weft_go_fields_store(u64 key, u64 to)
+{
+	struct conn *c = conn_of(key);
+	struct slot *s;
+	u32 n;
+
+	if (!go_writes || !c)
+		return 1;
+	n = c->out.lines_len - FIELD_AT;
+	if (n == HPACK_TRACEPARENT_LEN)
+		return !!bpf_probe_write_user((void *)to, c->out.line + FIELD_AT,
+					      HPACK_TRACEPARENT_LEN);
+	s = slot_of(c);
+	if (!s || !n || n > LINES_MAX)
+		return 1;
+	n--;
+	WEFT_BARRIER(n);
+	n &= LINES_MASK; /* at the very place, as in copy_baggage */
+	return !!bpf_probe_write_user((void *)to, s->lines + FIELD_AT, n + 1);
+}
+
+/*
+ * Writes what is to be written for the virtual connection `key` into the block whose
+ * HeadersFrameParam is at user address `param`; `room` bytes at `spare` are free.
+ * Returns enum weft_propagation.
+ */
+__attribute__((noinline)) int weft_go_block(u64 key, u64 param, u64 spare, u64 room)
+{
+	struct conn *c = conn_of(key);
+	struct go_headers p = {};
+	u32 n;
+
+	if (!go_writes || !c)
+		return WEFT_PROPAGATION_REFUSED;
+	if (!agent_alive()) {
+		count(WEFT_COUNT_REFUSED_EXPIRED);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	if (bpf_probe_read_user(&p, sizeof(p), (void *)param) || p.stream != c->object || !p.at ||
+	    !p.len || p.len > p.cap || p.cap > GO_CAP_MAX || p.end_headers > 1 ||
+	    p.end_stream > 1) {
+		count(WEFT_COUNT_REFUSED_LIVE);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	if (!p.end_headers || p.pad_length) {
+		count(p.pad_length ? WEFT_COUNT_REFUSED_PADDED : WEFT_COUNT_REFUSED_FRAMES);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	weft_fields(key, p.len);
+	n = c->out.lines_len - FIELD_AT;
+	if (!n)
+		return WEFT_PROPAGATION_WITHHELD;
+	if (p.len + n > HTTP2_FRAME_MAX) {
+		count(WEFT_COUNT_REFUSED_LONG);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	if (p.cap - p.len >= n) {
+		if (weft_go_fields_store(key, p.at + p.len))
+			goto fault;
+		p.len += n;
+		if (bpf_probe_write_user(
+			    (void *)(param + __builtin_offsetof(struct go_headers, len)), &p.len,
+			    sizeof(p.len)))
+			goto fault;
+		return WEFT_PROPAGATION_INJECTED;
+	}
+	if (!spare || p.len > GO_BLOCK_MAX || room < p.len + n) {
+		count(WEFT_COUNT_REFUSED_BUFFER);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	if (weft_go_move(key, spare, p.at, p.len) || weft_go_fields_store(key, spare + p.len))
+		goto fault;
+	p.at = spare;
+	p.len += n;
+	p.cap = p.len;
+	if (bpf_probe_write_user((void *)(param + __builtin_offsetof(struct go_headers, at)), &p.at,
+				 3 * sizeof(u64)))
+		goto fault;
+	return WEFT_PROPAGATION_INJECTED;
+fault:
+	count(WEFT_COUNT_REFUSED_FAULT);
+	return WEFT_PROPAGATION_REFUSED;
+}
+
+/* The part of a write buffer that is free: the slice at user address `buf`, of which
+ * `used` bytes are in use. */
+WEFT_INLINE u64 go_spare(u64 buf, u64 used, u64 *room)
+{
+	u64 slice[3] = {};
+
+	*room = 0;
+	if (!buf || bpf_probe_read_user(slice, sizeof(slice), (void *)buf) || !slice[0] ||
+	    slice[1] > slice[2] || slice[2] > GO_CAP_MAX || used > slice[1])
+		return 0;
+	*room = slice[1] - used;
+	return slice[0] + used;
+}
+
+/*
+ * (*Framer).WriteHeaders is about to be called in goroutine goid: if that is for a
+ * request which waits for it, its fields are written. buf, used: of the writer.
+ */
+__attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf, u64 used)
+{
+	u64 by = virtual_key(bpf_get_current_pid_tgid() >> 32, goid, GO_WRITING), key, spare, room;
+	struct go_departure *d = bpf_map_lookup_elem(&go_departures, &by);
+	struct conn *c;
+	u32 propagation;
+
+	if (!d)
+		return 0;
+	key = d->conn;
+	bpf_map_delete_elem(&go_departures, &by);
+	c = conn_of(key);
+	if (!c || !c->unsettled || !c->writes)
+		return 0;
+	spare = go_spare(buf, used, &room);
+	propagation = weft_go_block(key, param, spare, room);
+	if (propagation == WEFT_PROPAGATION_INJECTED) {
+		if (c->out.write & WEFT_HEADER_TRACEPARENT)
+			count(WEFT_COUNT_INJECTED_MEMORY);
+		if (c->out.write & WEFT_HEADER_TRACESTATE)
+			count(WEFT_COUNT_WRITTEN_TRACESTATE);
+		if (c->out.write & WEFT_HEADER_BAGGAGE)
+			count(WEFT_COUNT_WRITTEN_BAGGAGE);
+		if (!(c->out.write & WEFT_HEADER_TRACEPARENT))
+			propagation = WEFT_PROPAGATION_WITHHELD;
+	}
+	return weft_stream_settle(key, propagation);
+}
+
+/* (*ClientConn).writeHeaders calls (*Framer).WriteHeaders. */
+WEFT_INLINE void h2_write(struct go_regs *ctx, struct go_here *h, u32 flavour)
+{
+	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, flavour));
+
+	weft_go_write_headers(h->goid, GO_SP(ctx) + GO_CALL_ARGS,
+			      go_field(h->l, writer, WEFT_GO_WRITER_BUF),
+			      go_word(h->l, writer, WEFT_GO_WRITER_N));
+}
+
+WEFT_INLINE void go_on_h2_write_bundled(struct go_regs *ctx, struct go_here *h)
+{
+	h2_write(ctx, h, WEFT_GO_BUNDLED);
+}
+
+WEFT_INLINE void go_on_h2_write_xnet(struct go_regs *ctx, struct go_here *h)
+{
+	h2_write(ctx, h, WEFT_GO_XNET);
+}
+
+/* (*loopyWriter).writeHeader does, for clients and for servers. */
+WEFT_INLINE void go_on_grpc_write(struct go_regs *ctx, struct go_here *h)
+{
+	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, WEFT_GO_XNET));
+
+	weft_go_write_headers(h->goid, GO_SP(ctx) + GO_CALL_ARGS,
+			      go_field(h->l, writer, WEFT_GO_GRPC_BUFWRITER_BUF),
+			      go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET));
+}
