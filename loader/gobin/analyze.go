@@ -89,6 +89,9 @@ func (i *image) readBuildInfo(b *Binary) {
 
 // readFunctions finds the functions by the symbol table, else by the runtime's.
 func (i *image) readFunctions(b *Binary) error {
+	if !b.BuildInfo && len(i.elf.Sections) > 0 && pclntabSection(i.elf) == nil {
+		return errNoPclntab // before reading the symbols of what is written in C
+	}
 	wanted := wantedNames()
 	symbols, err := i.readSymbols(wanted)
 	if err != nil {

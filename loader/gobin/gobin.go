@@ -1,5 +1,3 @@
-// Package gobin reads a Go executable without running it: where weft's probes go,
-// and where the fields are that its programs read.
 package gobin
 
 import "weft/loader/gobin/field"

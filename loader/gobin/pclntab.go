@@ -40,16 +40,25 @@ func (p *pclntab) goVersion() string {
 	return "go1.20 or newer"
 }
 
-// findPclntab reads the header, by the name of the section or, where that is
-// missing, by its magic number.
-func (i *image) findPclntab() (*pclntab, error) {
-	for _, s := range i.elf.Sections {
+// pclntabSection is nil if there is none.
+func pclntabSection(e *elf.File) *elf.Section {
+	for _, s := range e.Sections {
 		if (s.Name == ".gopclntab" || s.Name == ".data.rel.ro.gopclntab") && s.Type != elf.SHT_NOBITS {
-			return i.pclntabAt(s.Addr, s.Offset, s.FileSize)
+			return s
 		}
 	}
-	// Linked by others it may be part of a larger section; without section headers
-	// there are only segments.
+	return nil
+}
+
+// findPclntab reads the header, by the name of the section or, where
+// there are no sections, by its magic number.
+func (i *image) findPclntab() (*pclntab, error) {
+	if s := pclntabSection(i.elf); s != nil {
+		return i.pclntabAt(s.Addr, s.Offset, s.FileSize)
+	}
+	if len(i.elf.Sections) > 0 { // to search every large program for it would take long
+		return nil, errNoPclntab
+	}
 	for _, p := range i.elf.Progs {
 		if p.Type != elf.PT_LOAD || p.Flags&elf.PF_X != 0 {
 			continue
