@@ -352,7 +352,7 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	struct conn *c = conn_open(sk, dir, n, false);
 	struct http1_parser *p;
 	struct direction *d;
-	u32 end, fin = 0;
+	u32 end;
 	int done = 0;
 
 	if (!c)
@@ -360,14 +360,13 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	d = &c->dir[dir];
 	p = &d->parser;
 	end = sock_seq((struct sock *)sk, dir);
-	/* A receive that also meets the peer's FIN moves copied_seq past it. */
-	if (dir == DIR_RX && end - n - d->next_seq == 1 &&
-	    BPF_CORE_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN) {
-		end--;
-		fin = 1;
-	}
 	if (d->next_seq == end)
 		return 0; /* MSG_PEEK: nothing moved; or a spare, and it was seen */
+	/* A receive that also meets the peer's FIN moves copied_seq past it: as if
+	 * it stood before these bytes, as there are none behind. */
+	if (dir == DIR_RX && end - n - d->next_seq == 1 &&
+	    BPF_CORE_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN)
+		d->next_seq++;
 	if (!conn_catch_up(c, sk, dir, meta & META_OPAQUE ? end : end - n))
 		goto out;
 	if (meta & META_OPAQUE) {
@@ -398,6 +397,6 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 		conn_desync(c, sk, WEFT_COUNT_DESYNC_BUDGET);
 	}
 out:
-	d->next_seq = end + fin;
+	d->next_seq = end;
 	return 0;
 }

@@ -36,15 +36,21 @@ WEFT_INLINE void cpu_hold(void)
 		bpf_preempt_disable();
 }
 
-WEFT_INLINE void cpu_release(void)
+/* On its own, so that the flags are not on the stack of the program, which has
+ * little left on. */
+static __attribute__((noinline)) void cpu_give(void)
 {
 	unsigned long flags;
 
-	if (!holds_cpu)
-		return;
 	bpf_local_irq_save(&flags);
 	bpf_preempt_enable();
 	bpf_local_irq_restore(&flags);
+}
+
+WEFT_INLINE void cpu_release(void)
+{
+	if (holds_cpu)
+		cpu_give();
 }
 
 /* The whole of a program that the kernel might preempt. */
