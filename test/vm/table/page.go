@@ -76,14 +76,15 @@ func byKernel(runs []run) [][]run {
 	return groups
 }
 
-// reported is the first run of a kernel that has a report; nil if none has.
-func reported(group []run) *diagnosis {
-	for _, r := range group {
-		if r.Doctor != nil {
-			return r.Doctor
+// reported is the report of the latest of these runs that has one; nil if none has.
+func reported(runs []run) *diagnosis {
+	var latest run
+	for _, r := range runs {
+		if r.Doctor != nil && !r.At.Before(latest.At) {
+			latest = r
 		}
 	}
-	return nil
+	return latest.Doctor
 }
 
 func renderRuns(b *strings.Builder, groups [][]run) {

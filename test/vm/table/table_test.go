@@ -134,6 +134,22 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestLatestReport: of the runs of one kernel the latest tells what doctor finds, so
+// that a row which doctor no longer has goes with the first new run.
+func TestLatestReport(t *testing.T) {
+	results, out := t.TempDir(), filepath.Join(t.TempDir(), "kernels.md")
+	old := doctor("6.1.0-50", "fentry", fentryOK, injectOK, `{"name":"root","state":"ok","why":"effective user 0"}`)
+	put(t, results, "6.1-fentry", "0\n", old, loadLine, day(2))
+	if page := mustUpdate(t, results, out); !strings.Contains(page, "| `root` | ok |") {
+		t.Fatalf("the row is missing:\n%s", page)
+	}
+	put(t, results, "6.1-kprobe", "0\n", doctor("6.1.0-56", "kprobe", fentryOK, injectOK), loadLine, day(3))
+	page := mustUpdate(t, results, out)
+	if strings.Contains(page, "| `root` |") || !strings.Contains(page, "| capability | 6.1 (6.1.0-56) |") {
+		t.Errorf("an earlier report is shown:\n%s", page)
+	}
+}
+
 // TestRefuses: what cannot be read leaves the page as it is.
 func TestRefuses(t *testing.T) {
 	tests := []struct{ name, page, report, loads, says string }{
