@@ -164,9 +164,13 @@ func (i *image) readLayout(b *Binary) {
 		versions.Go = ""
 	}
 	sources := map[field.Field]Source{}
-	ask := false // the file's own debugging information: it takes long to unpack
+	covered := map[uint32]bool{} // groups of whose version the table has something
+	ask := false                 // the file's own debugging information: it takes long to unpack
 	for _, f := range field.All() {
 		b.Layout.Offset[f], sources[f] = fromTable(f, versions)
+		if b.Layout.Offset[f] != field.Unknown && f != field.HpackName && f != field.HpackValue { // of two modules
+			covered[groupOf(f)] = true
+		}
 		switch sources[f] {
 		case SourceUnknown:
 			ask = ask || i.uses(f)
@@ -219,6 +223,21 @@ func (i *image) readLayout(b *Binary) {
 	}
 	if b.Layout.Offset[field.GGoid] == field.Unknown {
 		b.Layout.Flags &^= FlagGoroutines | FlagRegister
+	}
+	// What is newer than the table may work in another way, wherever its fields are.
+	for _, g := range []struct {
+		flag            uint32
+		module, version string
+	}{
+		{FlagWrites, "Go", b.GoVersion}, {FlagWritesH2, "Go", b.GoVersion},
+		{FlagWritesXNet, modXNet, b.Modules[modXNet]}, {FlagWritesGRPC, pkgGRPC, b.Modules[pkgGRPC]},
+	} {
+		if !covered[g.flag] && g.version != "" && i.usesGroup(g.flag) {
+			guessed[g.flag] = true
+			if g.flag != FlagWritesH2 {
+				b.problem("%s %s is not in weft's table: it is observed, and its memory never written", g.module, g.version)
+			}
+		}
 	}
 	// Each tier writes on its own fields and on those below it.
 	if guessed[FlagWrites] || b.Source == SourceUnknown {
@@ -274,7 +293,14 @@ func groupOf(f field.Field) uint32 {
 // uses says whether what a field belongs to is in the program. HTTP/1 and the
 // runtime count as one: a program has what it uses of them.
 func (i *image) uses(f field.Field) bool {
-	switch groupOf(f) {
+	if group := groupOf(f); group != 0 {
+		return i.usesGroup(group)
+	}
+	return i.hasPackage(pkgGRPC)
+}
+
+func (i *image) usesGroup(flag uint32) bool {
+	switch flag {
 	case FlagWritesXNet:
 		return i.hasPackage(pkgXNet)
 	case FlagWrites, FlagWritesH2:

@@ -2,10 +2,13 @@ package gobin
 
 import (
 	"bufio"
+	"bytes"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"strconv"
@@ -121,6 +124,31 @@ func TestWithoutVersion(t *testing.T) {
 	}
 	if got := b.Layout.Offset[field.GRPCOriginateArg]; got != 1 {
 		t.Errorf("clientHeaderHandler takes its headers in register %d", got)
+	}
+}
+
+// TestNewerVersion: of a Go that the table does not have, a program with debugging
+// information is observed, and never written.
+func TestNewerVersion(t *testing.T) {
+	data, err := os.ReadFile(build(t, "wire", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := runtime.Version()
+	if !bytes.HasPrefix([]byte(version), []byte("go1.26")) {
+		t.Skipf("replaces go1.26 in a file, and this is %s: needs a toolchain of Go 1.26", version)
+	}
+	data = bytes.ReplaceAll(data, []byte(version), []byte("go1.97"+version[len("go1.26"):]))
+	path := filepath.Join(t.TempDir(), "newer")
+	if err := os.WriteFile(path, data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	whole := analysed(t, path)
+	if whole.Source != SourceDWARF && whole.Source != SourceTable || whole.Layout.Flags != FlagGoroutines || len(whole.Problems) != 1 {
+		t.Errorf("%s: offsets from %s, flags %#x, problems %q", whole.GoVersion, whole.Source, whole.Layout.Flags, whole.Problems)
+	}
+	if bare := analysed(t, strip(t, path, true)); bare.Layout.Flags != 0 || len(bare.Probes) != len(whole.Probes) {
+		t.Errorf("stripped: flags %#x, %d probes", bare.Layout.Flags, len(bare.Probes))
 	}
 }
 

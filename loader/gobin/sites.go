@@ -23,6 +23,7 @@ const (
 	pkgH2   = "net/http/internal/http2"
 	pkgXNet = "golang.org/x/net/http2"
 	pkgGRPC = "google.golang.org/grpc"
+	modXNet = "golang.org/x/net"
 	pkgWire = "google.golang.org/grpc/internal/transport"
 )
 
