@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,8 +18,7 @@ const perMinute = 10_000
 // weft is told to trace and inside of it. Neither may cost much, and nothing of a
 // process may outlive it.
 func TestFaultShortLivedProcesses(t *testing.T) {
-	truePath, err := tool("true", "coreutils")
-	need(t, "sh", err)
+	brief := briefProgram(t)
 	server := goProgram(t, "./test/apps/rawhttp")
 	for _, selected := range []bool{false, true} {
 		t.Run(fmt.Sprintf("selected=%v", selected), func(t *testing.T) {
@@ -35,9 +32,9 @@ func TestFaultShortLivedProcesses(t *testing.T) {
 				at = g
 			}
 			traced := a.metrics()["weft_processes_selected"]
-			flood(t, at, truePath, perMinute/30) // what is allocated once
+			flood(t, at, brief, perMinute/30, perMinute) // what is allocated once
 			before := a.footprint()
-			n := flood(t, at, truePath, scaled(t, perMinute/6))
+			n, took := flood(t, at, brief, scaled(t, perMinute/6), perMinute)
 			// A few that do something: those that die with a connection open.
 			for range 5 {
 				startBurst(at, server, addr).finish(t)
@@ -63,43 +60,17 @@ func TestFaultShortLivedProcesses(t *testing.T) {
 				t.Errorf("%s is %v", name, n)
 			}
 			a.stop()
+			judgeRate(t, brief, n, took)
 		})
 	}
-}
-
-// flood starts so many processes that end at once, at perMinute, or as fast as
-// the machine can where that is less, for a minute at most. It returns how many.
-func flood(t *testing.T, g *group, path string, want int) int {
-	t.Helper()
-	every := time.NewTicker(time.Minute / perMinute)
-	defer every.Stop()
-	deadline := time.Now().Add(patience(t, time.Minute))
-	var started, n atomic.Int64
-	var wg sync.WaitGroup
-	for range 8 { // one alone waits for its child longer than there is time
-		wg.Go(func() {
-			for int(started.Add(1)) <= want && time.Now().Before(deadline) {
-				<-every.C
-				cmd := exec.Command(path)
-				cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.fd.Fd())}
-				if err := cmd.Run(); err != nil {
-					t.Errorf("process %d: %v", n.Load(), err)
-					return
-				}
-				n.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	return int(n.Load())
 }
 
 func judgeFlood(t *testing.T, before, after footprint.Sample, n int, selected bool) {
 	t.Helper()
 	wall := after.At.Sub(before.At)
 	cpu := after.CPU - before.CPU
-	t.Logf("%d processes in %v, %.0f a minute; weft's CPU %v, %.1f %% of a core, %v a process, the load's share included; RSS %d → %d MiB",
-		n, wall.Round(time.Millisecond), float64(n)/wall.Minutes(), cpu, 100*cpu.Seconds()/wall.Seconds(), cpu/time.Duration(n),
+	t.Logf("%d processes and a load in %v: weft's CPU %v, %.1f %% of a core, %v a process; RSS %d → %d MiB",
+		n, wall.Round(time.Millisecond), cpu, 100*cpu.Seconds()/wall.Seconds(), cpu/time.Duration(n),
 		before.RSS/mib, after.RSS/mib)
 	if scale(t) == 1 && cpu > wall/2 {
 		t.Errorf("weft used %v of CPU in %v", cpu, wall)
