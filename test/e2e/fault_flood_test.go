@@ -48,7 +48,7 @@ func briefProgram(t *testing.T) string {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "brief")
-	if err := os.WriteFile(path, b.Bytes(), 0o755); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(path, b.Bytes(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
