@@ -100,13 +100,13 @@ func drive(t *testing.T, r *http2Rig, j *joining, p *parents, calls int, call fu
 	for err := range failed {
 		t.Fatal(err)
 	}
-	refused := int(r.since("refused_room") + r.since("refused_memory"))
+	refused := int(r.since("refused_room") + r.since("refused_memory") + r.since("refused_split"))
 	for value, n := range p.seen {
 		if n != 1 || !want[value] {
 			t.Errorf("%s came %d times", value, n)
 		}
 	}
-	t.Logf("%d calls, %d written, %d refused for want of room or memory", calls, len(p.seen), refused)
+	t.Logf("%d calls, %d written, %d refused for want of room or memory, or split", calls, len(p.seen), refused)
 	if len(p.seen)+refused != calls || p.odd != 1+refused {
 		t.Errorf("%d of %d calls came with a traceparent, %d without, %d refused", len(p.seen), calls, p.odd, refused)
 	}

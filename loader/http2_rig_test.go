@@ -33,7 +33,7 @@ func anywhere() Policy {
 // http2Rig is weft in the kernel with this process selected, and departures that a
 // test leaves in place of the Go programs.
 type http2Rig struct {
-	t       *testing.T
+	t       testing.TB
 	l       *Loader
 	names   []string
 	counted map[string]uint64
@@ -41,7 +41,7 @@ type http2Rig struct {
 	conn, outgoing, depart *btf.Struct
 }
 
-func newHTTP2Rig(t *testing.T, policy Policy) *http2Rig {
+func newHTTP2Rig(t testing.TB, policy Policy) *http2Rig {
 	t.Helper()
 	needRoot(t)
 	log := slog.New(slog.DiscardHandler)
@@ -107,7 +107,7 @@ func (r *http2Rig) since(name string) uint64 {
 func (r *http2Rig) reset() { r.counted = r.counters() }
 
 // field finds a member of a C struct in the bytes of one.
-func field(t *testing.T, s *btf.Struct, value []byte, name string) []byte {
+func field(t testing.TB, s *btf.Struct, value []byte, name string) []byte {
 	t.Helper()
 	for _, m := range s.Members {
 		if m.Name == name {

@@ -17,7 +17,7 @@ import (
 )
 
 // needRoot skips where maps cannot be made, and fails where they must be.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 && !testing.Short() {
 		return
