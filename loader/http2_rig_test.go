@@ -158,6 +158,8 @@ type departure struct {
 	write      Headers
 	parent     uint64 // of what is carried
 	carry      byte   // enum carried_class
+	mark       byte   // enum tracestate_mode
+	threshold  uint64
 	tracestate string
 	baggage    string
 	spare      bool // see source
@@ -213,6 +215,8 @@ func (r *http2Rig) leave(sk, tuple uint64, stream uint32, d *departure) error {
 	field(r.t, r.outgoing, out, "flags")[0] = d.flags
 	field(r.t, r.outgoing, out, "write")[0] = byte(d.write)
 	field(r.t, r.outgoing, out, "carry")[0] = d.carry
+	field(r.t, r.outgoing, out, "mark")[0] = d.mark
+	binary.NativeEndian.PutUint64(field(r.t, r.outgoing, out, "threshold"), d.threshold)
 	field(r.t, r.conn, conn, "unsettled")[0] = 1
 	if err := r.l.coll.Maps["conns"].Put(key, conn); err != nil {
 		return fmt.Errorf("make virtual connection of stream %d: %w", stream, err)

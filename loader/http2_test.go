@@ -424,6 +424,24 @@ func TestHTTP2Policy(t *testing.T) {
 	}
 }
 
+// TestHTTP2Root: a trace that begins with the request says in tracestate with what
+// probability it was sampled.
+func TestHTTP2Root(t *testing.T) {
+	const set = 1 // TRACESTATE_SET
+	r := newHTTP2Rig(t, anywhere())
+	d := &departure{write: HeaderTraceparent | HeaderTracestate, traceID: [16]byte{1}, spanID: [8]byte{2}, flags: 3,
+		mark: set, threshold: 0xc << 52, tracestate: "ot=th:c"}
+	var got received
+	c, done := r.dial(strict(&got))
+	stream := c.open(d)
+	if err := errors.Join(c.CloseWrite(), <-done); err != nil {
+		t.Fatal(err)
+	}
+	if fields := got.requests[stream]; !slices.Equal(fields[3:], d.fields()) {
+		t.Errorf("added %v, want %v", fields[3:], d.fields())
+	}
+}
+
 // TestHTTP2Midway: a connection whose preface was not seen is left alone.
 func TestHTTP2Midway(t *testing.T) {
 	r := newHTTP2Rig(t, anywhere())

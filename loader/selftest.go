@@ -41,6 +41,7 @@ func selfTest(i *injector, targets *ebpf.Map) error {
 		{"body by sendfile", (*pair).sendfile},
 		{"FIONREAD and wake-up on receive", (*pair).readable},
 		{"bytes that are not HTTP", (*pair).opaque},
+		{"HTTP/2 request", (*pair).http2},
 	} {
 		p, err := newPair(i)
 		if err != nil {
@@ -267,6 +268,52 @@ func (p *pair) opaque() error {
 	}
 	if string(got) != bytes+bytes {
 		return errors.New("they arrived changed")
+	}
+	return nil
+}
+
+// The opening of an HTTP/2 connection, and a request of one frame, "GET /", whose
+// header block of 3 bytes is in the static table (RFC 7541, appendix A).
+const (
+	http2Opening = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	http2Request = "\x00\x00\x03\x01\x05\x00\x00\x00%c\x82\x86\x84"
+	http2Ping    = "\x00\x00\x08\x06\x00\x00\x00\x00\x00selftest"
+)
+
+// fieldLength is a literal of HPACK: kind, 1 + "traceparent", 1 + 55.
+const fieldLength = 69
+
+// http2 checks that what stands behind the last byte of a message can be written
+// there, and in the midst of one.
+func (p *pair) http2() error {
+	first, second := fmt.Sprintf(http2Request, 1), fmt.Sprintf(http2Request, 3)
+	for _, send := range []string{http2Opening, first, http2Ping[:5], http2Ping[5:] + second + http2Ping} {
+		if _, err := p.client.Write([]byte(send)); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+	}
+	for _, want := range []struct {
+		bytes string
+		grown bool
+	}{{http2Opening, false}, {first, true}, {http2Ping, false}, {second, true}, {http2Ping, false}} {
+		got := make([]byte, len(want.bytes))
+		if want.grown {
+			got = make([]byte, len(want.bytes)+fieldLength)
+		}
+		if _, err := io.ReadFull(p.server, got); err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		if !want.grown {
+			if string(got) != want.bytes {
+				return errors.New("a frame arrived changed")
+			}
+			continue
+		}
+		got[2] -= fieldLength
+		before, field := string(got[:len(want.bytes)]), string(got[len(want.bytes):])
+		if before != want.bytes || !strings.HasPrefix(field, "\x00\x0btraceparent\x3700-") {
+			return errors.New("a request arrived without a traceparent field, or changed")
+		}
 	}
 	return nil
 }
