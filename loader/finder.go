@@ -229,7 +229,7 @@ func (f *finder) target(p *process, start uint64, flags uint32, name string) Wef
 	t := WeftWeftTarget{StartNs: start, Flags: flags | p.targetFlags(),
 		Rules: f.sampling.rulesFor(name), Service: f.services.index(name)}
 	if known := f.tracked[p.pid]; known != nil {
-		t.GoLayout, t.GoBias = known.golang.layout, known.golang.bias
+		t.GoLayout, t.GoBias, t.GoFlags = known.golang.layout, known.golang.bias, known.golang.use
 	}
 	return t
 }
@@ -256,7 +256,7 @@ func (f *finder) goAttached(all []goAttached) {
 		var target WeftWeftTarget
 		err := f.targets.Lookup(a.pid, &target)
 		if err == nil {
-			target.GoLayout, target.GoBias = a.layout, a.bias
+			target.GoLayout, target.GoBias, target.GoFlags = a.layout, a.bias, a.use
 			err = f.targets.Update(a.pid, target, ebpf.UpdateExist)
 		}
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

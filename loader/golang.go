@@ -20,15 +20,10 @@ import (
 // it. Until a process is attached, and where it cannot be, the socket tier alone
 // traces it.
 type golang struct {
-	log    *slog.Logger
-	failed *attachFailures
-	memory error // why no program's memory may be written; nil: it may
-
-	loading  sync.WaitGroup // of what follows
-	programs *ebpf.Collection
-	sites    map[gobin.Site]*ebpf.Program // what is attached to each, by the sites there are programs for
-	multi    bool                         // uprobe_multi links with cookies; else perf events per inode and site
-	err      error
+	log      *slog.Logger
+	failed   *attachFailures
+	memory   error // why no program's memory may be written; nil: it may
+	programs *goPrograms
 
 	work  sync.WaitGroup
 	queue chan struct{} // one token while tasks wait
@@ -39,9 +34,10 @@ type golang struct {
 	done    []goAttached
 	pending map[uint32]uint64 // processes that wait to be attached, by their number
 	serial  uint64
-	warned  map[string]bool
+	refused map[goWave]bool
 
 	// Of the worker alone.
+	warned    map[string]bool
 	processes map[uint32]*goProcess
 	binaries  map[fileID]*goBinary
 	analyses  *gobin.Cache // shared by copies of a file, and of what is no Go program
@@ -54,6 +50,7 @@ type goAttached struct {
 	pid    uint32
 	start  uint64
 	layout uint32 // 1 + index into go_layouts
+	use    uint32 // enum weft_go_use
 	bias   uint64
 }
 
@@ -61,9 +58,10 @@ type goAttached struct {
 type goProcess struct {
 	start  uint64
 	binary *goBinary
+	bias   uint64
 	links  goLinks
-	pidfd  int
 	tls    bool // the sites for TLS too
+	asked  bool // for them
 }
 
 // fileID tells one executable from another, also where it has been replaced in place.
@@ -79,46 +77,67 @@ const maxGoTasks = 1 << 16
 func newGolang(o Options, shared map[string]*ebpf.Map) *golang {
 	g := &golang{log: o.Log, failed: o.failed, memory: mayWriteUser(), queue: make(chan struct{}, 1),
 		pending: map[uint32]uint64{}, warned: map[string]bool{},
-		processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{}, analyses: gobin.NewCache(maxBinaries), layouts: layouts{m: shared["go_layouts"]}}
+		refused: map[goWave]bool{}, processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{},
+		analyses: gobin.NewCache(maxBinaries), layouts: layouts{m: shared["go_layouts"]}}
 	o.goWrites = g.memory == nil
-	g.loading.Go(func() {
-		if g.err = g.load(o, shared); g.err != nil {
-			g.failed.add(attachGo, g.err)
-		}
-	})
+	g.programs = newGoPrograms(o, shared)
 	g.work.Go(g.run)
+	// Most programs that HTTP concerns need these, so they need not wait for one.
+	g.do(func() { g.ensure(waveHTTP) }) //nolint:errcheck // who attaches is told again
 	return g
 }
 
-// load loads the Go object, in the background of whoever starts.
-func (g *golang) load(o Options, shared map[string]*ebpf.Map) (err error) {
-	g.multi = haveUprobeMulti()
-	if g.programs, err = loadGo(o, shared, g.multi); err != nil {
-		return err
+// ensure loads a wave and counts a failure, once.
+func (g *golang) ensure(w goWave) error {
+	err := g.programs.ensure(w)
+	if err == nil {
+		return nil
 	}
-	if err := fillSites(g.programs.Maps[goSlots], g.programs); err != nil {
-		return err
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.refused[w] {
+		g.refused[w] = true
+		g.failed.add(attachGo, err)
 	}
-	slots, err := goSites()
-	if err != nil {
-		return err
-	}
-	g.sites = map[gobin.Site]*ebpf.Program{}
-	for name, slot := range slots {
-		entry := g.programs.Programs[goEach+name]
-		if g.multi {
-			entry = g.programs.Programs[goEntry]
+	return err
+}
+
+// after attaches these waves to a process once they are loaded, beside the worker.
+func (g *golang) after(pid uint32, p *goProcess, then func(), waves ...goWave) {
+	ok := g.beside(func() {
+		for _, w := range waves {
+			if g.uses(p.binary, w) {
+				g.ensure(w) //nolint:errcheck // attachSites tells
+			}
 		}
-		if g.programs.Programs[goSite+name] != nil {
-			g.sites[gobin.Site(slot)] = entry
+		ok := g.do(func() {
+			if g.processes[pid] == p {
+				g.report(p, g.attachSites(pid, p, waves...))
+			}
+			then()
+		})
+		if !ok {
+			then()
 		}
+	})
+	if !ok {
+		then()
 	}
-	return nil
+}
+
+// beside runs what takes long. False: all is being stopped.
+func (g *golang) beside(f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.work.Go(f)
+	return true
 }
 
 // run does what is asked for, one thing after the other.
 func (g *golang) run() {
-	g.loading.Wait()
 	for range g.queue {
 		for {
 			g.mu.Lock()
@@ -159,10 +178,7 @@ func (g *golang) follow(pid uint32, start uint64) {
 	serial := g.serial
 	g.pending[pid] = serial
 	g.mu.Unlock()
-	ok := g.do(func() {
-		g.attach(pid, start)
-		g.settle(pid, serial)
-	})
+	ok := g.do(func() { g.attach(pid, start, func() { g.settle(pid, serial) }) })
 	if !ok {
 		g.settle(pid, serial)
 	}
@@ -187,11 +203,16 @@ func (g *golang) demand(r GoRecord) {
 	}
 	g.do(func() {
 		p := g.processes[r.PID]
-		if p == nil || p.start != r.PIDStart || p.tls {
+		if p == nil || p.start != r.PIDStart || p.asked {
 			return
 		}
-		p.tls = true
-		g.report(p, g.attachSites(r.PID, p, true))
+		p.asked = true
+		g.after(r.PID, p, func() {
+			if g.processes[r.PID] == p && g.ensure(waveTLS) == nil {
+				p.tls = true
+				g.tell(r.PID, p)
+			}
+		}, waveTLS)
 	})
 }
 
@@ -202,6 +223,9 @@ func (g *golang) settle(pid uint32, serial uint64) {
 		delete(g.pending, pid)
 	}
 }
+
+// writes says whether the memory of programs may be written.
+func (g *golang) writes() bool { return g.memory == nil }
 
 // unready says which process is not attached yet, "" if none is.
 func (g *golang) unready() string {
@@ -228,19 +252,29 @@ func (g *golang) take() []goAttached {
 	return done
 }
 
-// attach is follow, in the worker.
-func (g *golang) attach(pid uint32, start uint64) {
+// attach is follow, in the worker. Then the process is attached, or not to be.
+func (g *golang) attach(pid uint32, start uint64, then func()) {
 	if g.processes[pid] != nil {
 		g.detach(pid)
 	}
-	p := &goProcess{start: start, pidfd: -1}
+	p := &goProcess{start: start}
 	err := g.attachTo(pid, p)
 	var not *gobin.NotGoError
 	if errors.As(err, &not) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		g.log.Debug("not followed as a Go program", "pid", pid, "why", err)
+		then()
 		return // another language, or gone
 	}
-	g.report(p, err)
+	if err != nil {
+		g.report(p, err)
+		then()
+		return
+	}
+	// HTTP/1 in the clear is there; meanwhile the socket tier writes.
+	g.after(pid, p, then, waveH2, waveXNet, waveGRPC)
+	if g.memory == nil {
+		g.after(pid, p, func() {}, waveWrite)
+	}
 }
 
 // report tells of an attachment that failed; each cause once.
@@ -274,11 +308,7 @@ func (g *golang) attachTo(pid uint32, p *goProcess) error {
 	if p.binary, err = g.binaryOf(file, pid); err != nil {
 		return err
 	}
-	if g.err != nil {
-		return g.err
-	}
-	bias, err := p.binary.bias(pid)
-	if err != nil {
+	if p.bias, err = p.binary.bias(pid); err != nil {
 		return err
 	}
 	if err := g.layouts.use(p.binary); err != nil {
@@ -286,15 +316,23 @@ func (g *golang) attachTo(pid uint32, p *goProcess) error {
 	}
 	g.processes[pid] = p
 	p.binary.users++
-	err = g.attachSites(pid, p, false)
-	if err != nil {
+	if err := g.attachSites(pid, p, waveHTTP); err != nil {
 		g.detach(pid)
 		return err
 	}
+	g.tell(pid, p)
+	return nil
+}
+
+// tell leaves for the ring's reader what the kernel is to know of a process.
+func (g *golang) tell(pid uint32, p *goProcess) {
+	a := goAttached{pid: pid, start: p.start, layout: p.binary.layout, bias: p.bias}
+	if p.tls {
+		a.use = uint32(WeftWeftGoUseWEFT_GO_USE_TLS | WeftWeftGoUseWEFT_GO_USE_TLS_ATTACHED)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.done = append(g.done, goAttached{pid: pid, start: p.start, layout: p.binary.layout, bias: bias})
-	return nil
+	g.done = append(g.done, a)
 }
 
 // detach is leave, in the worker.
@@ -348,9 +386,6 @@ func (g *golang) close() error {
 	}
 	close(g.queue)
 	g.work.Wait()
-	g.loading.Wait()
-	if g.programs != nil {
-		g.programs.Close()
-	}
+	g.programs.close()
 	return nil
 }

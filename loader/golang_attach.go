@@ -26,27 +26,47 @@ func (l goLinks) close() error {
 	return errors.Join(errs...)
 }
 
-// onDemand are the sites that a process gets once it is seen to use HTTP/1 over TLS.
-var onDemand = []gobin.Site{gobin.SiteTLSWrite, gobin.SiteTLSResponse, gobin.SiteTLSIdle, gobin.SiteTLSClose}
-
-// wanted are the probes for a process now: those on demand, or the others. Where
-// no memory may be written, the site for that is needed above TLS only.
-func (g *golang) wanted(b *goBinary, demanded bool) []gobin.Probe {
-	var out []gobin.Probe
+// wanted are the probes of a program in these waves, which are loaded for it.
+func (g *golang) wanted(b *goBinary, waves []goWave) ([]goProbe, error) {
+	var out []goProbe
 	for _, p := range b.Probes {
-		late := slices.Contains(onDemand, p.Site) || p.Site == gobin.SiteWrite && g.memory != nil
-		if late == demanded && g.sites[p.Site] != nil {
-			out = append(out, p)
+		name := g.programs.name(p.Site)
+		w := waveOf(name, g.memory == nil)
+		if name == "" || !slices.Contains(waves, w) {
+			continue
+		}
+		if err := g.ensure(w); err != nil {
+			return nil, err
+		}
+		if entry := g.programs.entry(name); entry != nil {
+			out = append(out, goProbe{p, entry})
 		}
 	}
-	return out
+	return out, nil
 }
 
-// attachSites attaches to a process. On failure nothing of it is attached.
-func (g *golang) attachSites(pid uint32, p *goProcess, demanded bool) error {
-	probes := g.wanted(p.binary, demanded)
+// uses says whether a program has probes of a wave.
+func (g *golang) uses(b *goBinary, w goWave) bool {
+	return slices.ContainsFunc(b.Probes, func(p gobin.Probe) bool {
+		name := g.programs.name(p.Site)
+		return name != "" && waveOf(name, g.memory == nil) == w
+	})
+}
+
+// goProbe is a place and what is attached there.
+type goProbe struct {
+	gobin.Probe
+	entry *ebpf.Program
+}
+
+// attachSites attaches those of these waves to a process. On failure none is.
+func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
+	probes, err := g.wanted(p.binary, waves)
+	if err != nil {
+		return err
+	}
 	if len(probes) == 0 {
-		if demanded {
+		if !slices.Contains(waves, waveHTTP) || len(p.binary.Probes) > 0 {
 			return nil
 		}
 		return fmt.Errorf("find probe sites in %s: %s: %w", p.binary.path, absent(p.binary.Binary), ebpf.ErrNotSupported)
@@ -58,13 +78,13 @@ func (g *golang) attachSites(pid uint32, p *goProcess, demanded bool) error {
 	if err != nil {
 		return fmt.Errorf("open executable: %w", err)
 	}
-	if g.multi {
+	if g.programs.multi {
 		options := &link.UprobeMultiOptions{PID: pid}
 		for _, probe := range probes {
 			options.Addresses = append(options.Addresses, probe.Offset)
 			options.Cookies = append(options.Cookies, uint64(probe.Site))
 		}
-		l, err := ex.UprobeMulti(nil, g.programs.Programs[goEntry], options)
+		l, err := ex.UprobeMulti(nil, probes[0].entry, options)
 		if err != nil {
 			return fmt.Errorf("attach to %d places of %s: %w", len(probes), p.binary.path, err)
 		}
@@ -76,14 +96,14 @@ func (g *golang) attachSites(pid uint32, p *goProcess, demanded bool) error {
 
 // attachInode attaches where the kernel knows neither processes nor cookies: to all
 // processes of that file, of which the programs leave alone those not selected.
-func (g *golang) attachInode(ex *link.Executable, b *goBinary, probes []gobin.Probe) error {
+func (g *golang) attachInode(ex *link.Executable, b *goBinary, probes []goProbe) error {
 	var links goLinks
 	var fresh []uint64
 	for _, probe := range probes {
 		if b.attached[probe.Offset] {
 			continue
 		}
-		l, err := ex.Uprobe("", g.sites[probe.Site], &link.UprobeOptions{Address: probe.Offset})
+		l, err := ex.Uprobe("", probe.entry, &link.UprobeOptions{Address: probe.Offset})
 		if err != nil {
 			return errors.Join(fmt.Errorf("attach to %s of %s: %w", probe.Function, b.path, err), links.close())
 		}

@@ -2,11 +2,9 @@ package loader
 
 import (
 	"log/slog"
-	"strings"
+	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 )
 
@@ -25,25 +23,44 @@ func TestGoObjectLoads(t *testing.T) {
 	}
 	defer first.close() //nolint:errcheck // of a test
 	for _, multi := range []bool{false, true} {
-		if multi && features.HaveProgramHelper(ebpf.Kprobe, 174) != nil {
-			t.Log("no cookies on this kernel: one way of attaching only")
+		if multi && !haveUprobeMulti() {
+			t.Log("no uprobe_multi with cookies on this kernel: one way of attaching only")
 			continue
 		}
-		coll, err := loadGo(o, first.Maps, multi)
-		if err != nil {
-			t.Fatalf("multi=%t: %+v", multi, err)
-		}
-		if err := fillSites(coll.Maps["go_sites"], coll); err != nil {
-			t.Errorf("multi=%t: %v", multi, err)
-		}
-		for name, p := range coll.Programs {
-			n, err := verifiedOf(p)
-			t.Logf("multi=%t %s: %d instructions verified (%v)", multi, name, n, err)
-			if multi != (name == goEntry) && strings.HasPrefix(name, goEntry) {
-				t.Errorf("multi=%t: %s is loaded", multi, name)
+		o.goWrites = mayWriteUser() == nil
+		p := newGoPrograms(o, first.Maps)
+		p.multi = multi
+		for _, w := range []goWave{waveHTTP, waveH2, waveXNet, waveGRPC, waveWrite, waveTLS} {
+			if err := p.ensure(w); err != nil {
+				t.Fatalf("multi=%t %s: %+v", multi, w, err)
 			}
 		}
-		coll.Close()
+		for site := range p.slots {
+			unwritable := !o.goWrites && slices.Contains(goWriters, site)
+			if (p.entry(site) == nil) != (unwritable || site == "SERVE_TLS") {
+				t.Errorf("multi=%t: entry of %s: %v", multi, site, p.entry(site))
+			}
+			if !unwritable && p.sites[site] == nil {
+				t.Errorf("multi=%t: no program for %s", multi, site)
+				continue
+			}
+			n, err := verifiedOf(p.sites[site])
+			t.Logf("multi=%t %s: %d instructions verified (%v)", multi, site, n, err)
+		}
+		next, done, err := p.prepare(o, first.Maps)
+		if err != nil {
+			t.Fatalf("multi=%t: load a second time: %v", multi, err)
+		}
+		before := p.sites["SERVE"]
+		if err := p.replace(next, o); err != nil {
+			t.Errorf("multi=%t: exchange: %v", multi, err)
+		}
+		p.share(first.Maps)
+		done()
+		if p.sites["SERVE"] == before {
+			t.Errorf("multi=%t: the programs are the old ones", multi)
+		}
+		p.close()
 	}
 	t.Log(mayWriteUser())
 }

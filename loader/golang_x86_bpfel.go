@@ -70,6 +70,8 @@ type GolangConn struct {
 	LocalAddr      [16]uint8
 	RemoteAddr     [16]uint8
 	Sk             uint64
+	Above          uint64
+	Departs        uint64
 	Goid           uint64
 	Object         uint64
 	Writes         uint8
@@ -490,6 +492,12 @@ const (
 	GolangProgGoEntryH2WRITE             = "go_entry_H2_WRITE"
 	GolangProgGoEntryROUNDTRIP           = "go_entry_ROUNDTRIP"
 	GolangProgGoEntrySERVE               = "go_entry_SERVE"
+	GolangProgGoEntrySERVE_TLS           = "go_entry_SERVE_TLS"
+	GolangProgGoEntryTLS_CLOSE           = "go_entry_TLS_CLOSE"
+	GolangProgGoEntryTLS_IDLE            = "go_entry_TLS_IDLE"
+	GolangProgGoEntryTLS_RESPONSE        = "go_entry_TLS_RESPONSE"
+	GolangProgGoEntryTLS_WRITE           = "go_entry_TLS_WRITE"
+	GolangProgGoEntryWRITE               = "go_entry_WRITE"
 	GolangProgGoEntryXNET_CLIENT_END     = "go_entry_XNET_CLIENT_END"
 	GolangProgGoEntryXNET_HANDLER        = "go_entry_XNET_HANDLER"
 	GolangProgGoEntryXNET_REQUEST        = "go_entry_XNET_REQUEST"
@@ -519,6 +527,12 @@ const (
 	GolangProgGoSiteH2WRITE              = "go_site_H2_WRITE"
 	GolangProgGoSiteROUNDTRIP            = "go_site_ROUNDTRIP"
 	GolangProgGoSiteSERVE                = "go_site_SERVE"
+	GolangProgGoSiteSERVE_TLS            = "go_site_SERVE_TLS"
+	GolangProgGoSiteTLS_CLOSE            = "go_site_TLS_CLOSE"
+	GolangProgGoSiteTLS_IDLE             = "go_site_TLS_IDLE"
+	GolangProgGoSiteTLS_RESPONSE         = "go_site_TLS_RESPONSE"
+	GolangProgGoSiteTLS_WRITE            = "go_site_TLS_WRITE"
+	GolangProgGoSiteWRITE                = "go_site_WRITE"
 	GolangProgGoSiteXNET_CLIENT_END      = "go_site_XNET_CLIENT_END"
 	GolangProgGoSiteXNET_HANDLER         = "go_site_XNET_HANDLER"
 	GolangProgGoSiteXNET_REQUEST         = "go_site_XNET_REQUEST"
@@ -605,6 +619,12 @@ type GolangProgramSpecs struct {
 	GoEntryH2WRITE             *ebpf.ProgramSpec `ebpf:"go_entry_H2_WRITE"`
 	GoEntryROUNDTRIP           *ebpf.ProgramSpec `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.ProgramSpec `ebpf:"go_entry_SERVE"`
+	GoEntrySERVE_TLS           *ebpf.ProgramSpec `ebpf:"go_entry_SERVE_TLS"`
+	GoEntryTLS_CLOSE           *ebpf.ProgramSpec `ebpf:"go_entry_TLS_CLOSE"`
+	GoEntryTLS_IDLE            *ebpf.ProgramSpec `ebpf:"go_entry_TLS_IDLE"`
+	GoEntryTLS_RESPONSE        *ebpf.ProgramSpec `ebpf:"go_entry_TLS_RESPONSE"`
+	GoEntryTLS_WRITE           *ebpf.ProgramSpec `ebpf:"go_entry_TLS_WRITE"`
+	GoEntryWRITE               *ebpf.ProgramSpec `ebpf:"go_entry_WRITE"`
 	GoEntryXNET_CLIENT_END     *ebpf.ProgramSpec `ebpf:"go_entry_XNET_CLIENT_END"`
 	GoEntryXNET_HANDLER        *ebpf.ProgramSpec `ebpf:"go_entry_XNET_HANDLER"`
 	GoEntryXNET_REQUEST        *ebpf.ProgramSpec `ebpf:"go_entry_XNET_REQUEST"`
@@ -634,6 +654,12 @@ type GolangProgramSpecs struct {
 	GoSiteH2WRITE              *ebpf.ProgramSpec `ebpf:"go_site_H2_WRITE"`
 	GoSiteROUNDTRIP            *ebpf.ProgramSpec `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.ProgramSpec `ebpf:"go_site_SERVE"`
+	GoSiteSERVE_TLS            *ebpf.ProgramSpec `ebpf:"go_site_SERVE_TLS"`
+	GoSiteTLS_CLOSE            *ebpf.ProgramSpec `ebpf:"go_site_TLS_CLOSE"`
+	GoSiteTLS_IDLE             *ebpf.ProgramSpec `ebpf:"go_site_TLS_IDLE"`
+	GoSiteTLS_RESPONSE         *ebpf.ProgramSpec `ebpf:"go_site_TLS_RESPONSE"`
+	GoSiteTLS_WRITE            *ebpf.ProgramSpec `ebpf:"go_site_TLS_WRITE"`
+	GoSiteWRITE                *ebpf.ProgramSpec `ebpf:"go_site_WRITE"`
 	GoSiteXNET_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_XNET_CLIENT_END"`
 	GoSiteXNET_HANDLER         *ebpf.ProgramSpec `ebpf:"go_site_XNET_HANDLER"`
 	GoSiteXNET_REQUEST         *ebpf.ProgramSpec `ebpf:"go_site_XNET_REQUEST"`
@@ -814,6 +840,12 @@ type GolangPrograms struct {
 	GoEntryH2WRITE             *ebpf.Program `ebpf:"go_entry_H2_WRITE"`
 	GoEntryROUNDTRIP           *ebpf.Program `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.Program `ebpf:"go_entry_SERVE"`
+	GoEntrySERVE_TLS           *ebpf.Program `ebpf:"go_entry_SERVE_TLS"`
+	GoEntryTLS_CLOSE           *ebpf.Program `ebpf:"go_entry_TLS_CLOSE"`
+	GoEntryTLS_IDLE            *ebpf.Program `ebpf:"go_entry_TLS_IDLE"`
+	GoEntryTLS_RESPONSE        *ebpf.Program `ebpf:"go_entry_TLS_RESPONSE"`
+	GoEntryTLS_WRITE           *ebpf.Program `ebpf:"go_entry_TLS_WRITE"`
+	GoEntryWRITE               *ebpf.Program `ebpf:"go_entry_WRITE"`
 	GoEntryXNET_CLIENT_END     *ebpf.Program `ebpf:"go_entry_XNET_CLIENT_END"`
 	GoEntryXNET_HANDLER        *ebpf.Program `ebpf:"go_entry_XNET_HANDLER"`
 	GoEntryXNET_REQUEST        *ebpf.Program `ebpf:"go_entry_XNET_REQUEST"`
@@ -843,6 +875,12 @@ type GolangPrograms struct {
 	GoSiteH2WRITE              *ebpf.Program `ebpf:"go_site_H2_WRITE"`
 	GoSiteROUNDTRIP            *ebpf.Program `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.Program `ebpf:"go_site_SERVE"`
+	GoSiteSERVE_TLS            *ebpf.Program `ebpf:"go_site_SERVE_TLS"`
+	GoSiteTLS_CLOSE            *ebpf.Program `ebpf:"go_site_TLS_CLOSE"`
+	GoSiteTLS_IDLE             *ebpf.Program `ebpf:"go_site_TLS_IDLE"`
+	GoSiteTLS_RESPONSE         *ebpf.Program `ebpf:"go_site_TLS_RESPONSE"`
+	GoSiteTLS_WRITE            *ebpf.Program `ebpf:"go_site_TLS_WRITE"`
+	GoSiteWRITE                *ebpf.Program `ebpf:"go_site_WRITE"`
 	GoSiteXNET_CLIENT_END      *ebpf.Program `ebpf:"go_site_XNET_CLIENT_END"`
 	GoSiteXNET_HANDLER         *ebpf.Program `ebpf:"go_site_XNET_HANDLER"`
 	GoSiteXNET_REQUEST         *ebpf.Program `ebpf:"go_site_XNET_REQUEST"`
@@ -877,6 +915,12 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryH2WRITE,
 		p.GoEntryROUNDTRIP,
 		p.GoEntrySERVE,
+		p.GoEntrySERVE_TLS,
+		p.GoEntryTLS_CLOSE,
+		p.GoEntryTLS_IDLE,
+		p.GoEntryTLS_RESPONSE,
+		p.GoEntryTLS_WRITE,
+		p.GoEntryWRITE,
 		p.GoEntryXNET_CLIENT_END,
 		p.GoEntryXNET_HANDLER,
 		p.GoEntryXNET_REQUEST,
@@ -906,6 +950,12 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteH2WRITE,
 		p.GoSiteROUNDTRIP,
 		p.GoSiteSERVE,
+		p.GoSiteSERVE_TLS,
+		p.GoSiteTLS_CLOSE,
+		p.GoSiteTLS_IDLE,
+		p.GoSiteTLS_RESPONSE,
+		p.GoSiteTLS_WRITE,
+		p.GoSiteWRITE,
 		p.GoSiteXNET_CLIENT_END,
 		p.GoSiteXNET_HANDLER,
 		p.GoSiteXNET_REQUEST,

@@ -79,7 +79,7 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	}
 	before := l.options.Policy
 	l.options = o
-	if c.Policy == nil || l.inject == nil {
+	if c.Policy == nil || l.inject == nil && !l.golang.writes() {
 		return nil
 	}
 	if err := l.forgetPeers(before); err != nil {
@@ -91,13 +91,18 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 // exchange holds the programs of a changed configuration, and their maps.
 type exchange struct {
 	*ebpf.Collection
-	golang *ebpf.Collection // of the Go object; nil: it is not loaded
+	options Options
+	golang  *ebpf.Collection // of the Go object; nil: nothing of it is loaded
+	done    func()           // lets more of it be loaded
 }
 
 func (e *exchange) close() {
 	e.Close()
 	if e.golang != nil {
 		e.golang.Close()
+	}
+	if e.done != nil {
+		e.done()
 	}
 }
 
@@ -148,9 +153,9 @@ func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 	if policy {
 		err = errors.Join(err, keepRules(old, next.Maps["egress_rules"]))
 	}
-	e := &exchange{Collection: next}
-	if err == nil {
-		e.golang, err = l.golang.prepare(*o, next.Maps)
+	e := &exchange{Collection: next, options: *o}
+	if err == nil && l.golang != nil {
+		e.golang, e.done, err = l.golang.programs.prepare(*o, next.Maps)
 	}
 	if err != nil {
 		e.close()
@@ -200,8 +205,10 @@ func (l *Loader) replace(next *exchange) error {
 	if err := swap(next.Programs); err != nil {
 		return errors.Join(err, swap(l.coll.Programs))
 	}
-	if err := l.golang.replace(next.golang); err != nil {
-		return errors.Join(err, swap(l.coll.Programs))
+	if l.golang != nil {
+		if err := l.golang.programs.replace(next.golang, next.options); err != nil {
+			return errors.Join(err, swap(l.coll.Programs))
+		}
 	}
 	l.coll.mu.Lock()
 	defer l.coll.mu.Unlock()
@@ -220,6 +227,10 @@ func (l *Loader) replace(next *exchange) error {
 	}
 	if l.inject != nil {
 		l.inject.message = l.coll.Programs["weft_msg"]
+	}
+	if l.golang != nil {
+		l.golang.programs.share(l.coll.Maps)
+		next.done()
 	}
 	return nil
 }

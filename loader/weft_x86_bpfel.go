@@ -77,6 +77,8 @@ type WeftConn struct {
 	LocalAddr      [16]uint8
 	RemoteAddr     [16]uint8
 	Sk             uint64
+	Above          uint64
+	Departs        uint64
 	Goid           uint64
 	Object         uint64
 	Writes         uint8
@@ -430,56 +432,57 @@ const (
 	WeftWeftCounterWEFT_COUNT_CONTEXT_INVALID      WeftWeftCounter = 32
 	WeftWeftCounterWEFT_COUNT_CONTEXT_DUPLICATE    WeftWeftCounter = 33
 	WeftWeftCounterWEFT_COUNT_CONTEXT_NONE         WeftWeftCounter = 34
-	WeftWeftCounterWEFT_COUNT_CONTEXT_CONTINUED    WeftWeftCounter = 35
-	WeftWeftCounterWEFT_COUNT_CONTEXT_UNTRUSTED    WeftWeftCounter = 36
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_KEPT      WeftWeftCounter = 37
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_INVALID   WeftWeftCounter = 38
-	WeftWeftCounterWEFT_COUNT_TRACESTATE_CUT       WeftWeftCounter = 39
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_KEPT         WeftWeftCounter = 40
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_MALFORMED    WeftWeftCounter = 41
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_CUT          WeftWeftCounter = 42
-	WeftWeftCounterWEFT_COUNT_BAGGAGE_SET          WeftWeftCounter = 43
-	WeftWeftCounterWEFT_COUNT_PARENT_AMBIGUOUS     WeftWeftCounter = 44
-	WeftWeftCounterWEFT_COUNT_PARENT_NONE          WeftWeftCounter = 45
-	WeftWeftCounterWEFT_COUNT_PARENT_THREAD        WeftWeftCounter = 46
-	WeftWeftCounterWEFT_COUNT_PARENT_SOLE          WeftWeftCounter = 47
-	WeftWeftCounterWEFT_COUNT_PARENT_ADOPTED       WeftWeftCounter = 48
-	WeftWeftCounterWEFT_COUNT_PARENT_CONTEXT       WeftWeftCounter = 49
-	WeftWeftCounterWEFT_COUNT_PARENT_GOROUTINE     WeftWeftCounter = 50
-	WeftWeftCounterWEFT_COUNT_PARENT_CREATOR       WeftWeftCounter = 51
-	WeftWeftCounterWEFT_COUNT_UNPROVEN_NONE        WeftWeftCounter = 52
-	WeftWeftCounterWEFT_COUNT_UNPROVEN_DEEP        WeftWeftCounter = 53
-	WeftWeftCounterWEFT_COUNT_UNPROVEN_ENDED       WeftWeftCounter = 54
-	WeftWeftCounterWEFT_COUNT_UNPROVEN_CREATOR     WeftWeftCounter = 55
-	WeftWeftCounterWEFT_COUNT_UNPROVEN_MEMORY      WeftWeftCounter = 56
-	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 57
-	WeftWeftCounterWEFT_COUNT_INJECTED_MEMORY      WeftWeftCounter = 58
-	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 59
-	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 60
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 61
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 62
-	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 63
-	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 64
-	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 65
-	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 66
-	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 67
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 68
-	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 69
-	WeftWeftCounterWEFT_COUNT_REFUSED_FRAMES       WeftWeftCounter = 70
-	WeftWeftCounterWEFT_COUNT_REFUSED_PADDED       WeftWeftCounter = 71
-	WeftWeftCounterWEFT_COUNT_REFUSED_LONG         WeftWeftCounter = 72
-	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 73
-	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 74
-	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 75
-	WeftWeftCounterWEFT_COUNT_REFUSED_BUFFER       WeftWeftCounter = 76
-	WeftWeftCounterWEFT_COUNT_REFUSED_LIVE         WeftWeftCounter = 77
-	WeftWeftCounterWEFT_COUNT_REFUSED_VERSION      WeftWeftCounter = 78
-	WeftWeftCounterWEFT_COUNT_REFUSED_TLS          WeftWeftCounter = 79
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAULT        WeftWeftCounter = 80
-	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 81
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 82
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 83
-	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 84
+	WeftWeftCounterWEFT_COUNT_CONTEXT_UNREAD       WeftWeftCounter = 35
+	WeftWeftCounterWEFT_COUNT_CONTEXT_CONTINUED    WeftWeftCounter = 36
+	WeftWeftCounterWEFT_COUNT_CONTEXT_UNTRUSTED    WeftWeftCounter = 37
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_KEPT      WeftWeftCounter = 38
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_INVALID   WeftWeftCounter = 39
+	WeftWeftCounterWEFT_COUNT_TRACESTATE_CUT       WeftWeftCounter = 40
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_KEPT         WeftWeftCounter = 41
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_MALFORMED    WeftWeftCounter = 42
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_CUT          WeftWeftCounter = 43
+	WeftWeftCounterWEFT_COUNT_BAGGAGE_SET          WeftWeftCounter = 44
+	WeftWeftCounterWEFT_COUNT_PARENT_AMBIGUOUS     WeftWeftCounter = 45
+	WeftWeftCounterWEFT_COUNT_PARENT_NONE          WeftWeftCounter = 46
+	WeftWeftCounterWEFT_COUNT_PARENT_THREAD        WeftWeftCounter = 47
+	WeftWeftCounterWEFT_COUNT_PARENT_SOLE          WeftWeftCounter = 48
+	WeftWeftCounterWEFT_COUNT_PARENT_ADOPTED       WeftWeftCounter = 49
+	WeftWeftCounterWEFT_COUNT_PARENT_CONTEXT       WeftWeftCounter = 50
+	WeftWeftCounterWEFT_COUNT_PARENT_GOROUTINE     WeftWeftCounter = 51
+	WeftWeftCounterWEFT_COUNT_PARENT_CREATOR       WeftWeftCounter = 52
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_NONE        WeftWeftCounter = 53
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_DEEP        WeftWeftCounter = 54
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_ENDED       WeftWeftCounter = 55
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_CREATOR     WeftWeftCounter = 56
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_MEMORY      WeftWeftCounter = 57
+	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 58
+	WeftWeftCounterWEFT_COUNT_INJECTED_MEMORY      WeftWeftCounter = 59
+	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 60
+	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 61
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 62
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 63
+	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 64
+	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 65
+	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 66
+	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 67
+	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 68
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 69
+	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 70
+	WeftWeftCounterWEFT_COUNT_REFUSED_FRAMES       WeftWeftCounter = 71
+	WeftWeftCounterWEFT_COUNT_REFUSED_PADDED       WeftWeftCounter = 72
+	WeftWeftCounterWEFT_COUNT_REFUSED_LONG         WeftWeftCounter = 73
+	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 74
+	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 75
+	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 76
+	WeftWeftCounterWEFT_COUNT_REFUSED_BUFFER       WeftWeftCounter = 77
+	WeftWeftCounterWEFT_COUNT_REFUSED_LIVE         WeftWeftCounter = 78
+	WeftWeftCounterWEFT_COUNT_REFUSED_VERSION      WeftWeftCounter = 79
+	WeftWeftCounterWEFT_COUNT_REFUSED_TLS          WeftWeftCounter = 80
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAULT        WeftWeftCounter = 81
+	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 82
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 83
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 84
+	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 85
 )
 
 type WeftWeftEdge struct {
@@ -584,6 +587,7 @@ const (
 	WeftWeftGoSiteWEFT_GO_SITE_H2ROUNDTRIP         WeftWeftGoSite = 32
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_ORIGINATE      WeftWeftGoSite = 34
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_HANDLER_STATUS WeftWeftGoSite = 35
+	WeftWeftGoSiteWEFT_GO_SITE_SERVE_TLS           WeftWeftGoSite = 36
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_HEADERS WeftWeftGoSite = 16
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_HANDLER        WeftWeftGoSite = 17
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_END     WeftWeftGoSite = 18
@@ -599,7 +603,8 @@ const (
 type WeftWeftGoUse uint32
 
 const (
-	WeftWeftGoUseWEFT_GO_USE_TLS WeftWeftGoUse = 1
+	WeftWeftGoUseWEFT_GO_USE_TLS          WeftWeftGoUse = 1
+	WeftWeftGoUseWEFT_GO_USE_TLS_ATTACHED WeftWeftGoUse = 2
 )
 
 type WeftWeftHeader uint32

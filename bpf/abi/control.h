@@ -23,7 +23,8 @@ struct weft_target {
 
 /* Bits of struct weft_target.go_flags. */
 enum weft_go_use {
-	WEFT_GO_USE_TLS = 1, /* HTTP/1 over TLS was seen: user space has been told */
+	WEFT_GO_USE_TLS = 1,	      /* HTTP/1 over TLS was seen: user space has been told */
+	WEFT_GO_USE_TLS_ATTACHED = 2, /* and it has attached what it takes */
 };
 
 struct weft_control {
@@ -132,6 +133,7 @@ enum weft_counter {
 	WEFT_COUNT_CONTEXT_INVALID,    /* inbound traceparent malformed */
 	WEFT_COUNT_CONTEXT_DUPLICATE,  /* inbound traceparent repeated */
 	WEFT_COUNT_CONTEXT_NONE,       /* no inbound traceparent */
+	WEFT_COUNT_CONTEXT_UNREAD,     /* over TLS: the head is no longer in the read buffer */
 	WEFT_COUNT_CONTEXT_CONTINUED,
 	WEFT_COUNT_CONTEXT_UNTRUSTED,  /* inbound context of a network that is not trusted */
 	WEFT_COUNT_TRACESTATE_KEPT,

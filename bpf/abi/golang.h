@@ -204,6 +204,7 @@ enum weft_go_site {
 	WEFT_GO_SITE_GRPC_ORIGINATE = 34,
 	/* (*serverHandlerTransport).WriteStatus or writeStatus, entry */
 	WEFT_GO_SITE_GRPC_HANDLER_STATUS,
+	WEFT_GO_SITE_SERVE_TLS, /* not attached: where SERVE goes on for HTTP/1 over TLS */
 	/* Of the second flavour, by name. */
 	WEFT_GO_SITE_XNET_SERVER_HEADERS = WEFT_GO_SITE_H2_SERVER_HEADERS + WEFT_GO_SITE_H2_COUNT,
 	WEFT_GO_SITE_XNET_HANDLER,

@@ -11,14 +11,6 @@
 #include "http1.h"
 #include "../inject/block.h"
 
-/* Site → its program. Owner: user space. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, WEFT_GO_SITES);
-	__type(key, u32);
-	__type(value, u32);
-} go_sites SEC(".maps");
-
 SEC("uprobe")
 int go_entry(struct go_regs *ctx)
 {
@@ -54,7 +46,13 @@ int go_entry(struct go_regs *ctx)
 	}
 
 GO_SITE(SERVE, go_on_serve)
+GO_SITE(SERVE_TLS, go_on_serve_tls)
 GO_SITE(ROUNDTRIP, go_on_roundtrip)
+GO_SITE(WRITE, go_on_write)
+GO_SITE(TLS_WRITE, go_on_tls_write)
+GO_SITE(TLS_RESPONSE, go_on_tls_response)
+GO_SITE(TLS_IDLE, go_on_tls_idle)
+GO_SITE(TLS_CLOSE, go_on_tls_close)
 
 GO_SITE(H2_SERVER_HEADERS, go_on_h2_headers_bundled)
 GO_SITE(H2_HANDLER, go_on_h2_handler_bundled)

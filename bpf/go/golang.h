@@ -16,6 +16,14 @@
 /* Set by the loader before load: the memory of programs may be written. */
 volatile const u8 go_writes;
 
+/* Site → its program. Owner: user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, WEFT_GO_SITES);
+	__type(key, u32);
+	__type(value, u32);
+} go_sites SEC(".maps");
+
 /* As the kernel hands registers to the program of a uprobe. */
 #if defined(__TARGET_ARCH_x86)
 struct go_regs {

@@ -142,6 +142,8 @@ struct conn {
 	u8 local_addr[16]; /* both as the event has them */
 	u8 remote_addr[16];
 	u64 sk;		   /* of a virtual connection: the socket under it; 0: not known */
+	u64 above;	   /* of a socket: the virtual connection over it that ends with it */
+	u64 departs;	   /* its key in go_departures; 0: the same */
 	u64 goid;	   /* of a virtual connection: who serves it; 0: who runs now; GOID_LATER */
 	u64 object;	   /* of a virtual connection: what its sites have to find again */
 	u8 writes;	   /* of a virtual connection: its heads are edited in user memory */

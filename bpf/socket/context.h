@@ -262,6 +262,8 @@ __attribute__((noinline)) int weft_parent_go(u64 sk, u64 tuple)
 		return 0;
 	o = &c->out;
 	o->rule = WEFT_PARENT_NONE;
+	if (c->departs)
+		sk = c->departs;
 	d = bpf_map_lookup_elem(&go_departures, &sk);
 	if (d && d->tuple == tuple) {
 		parent = d->parent;

@@ -33,6 +33,20 @@ WEFT_INLINE u64 task_start(struct task_struct *t)
 	return BPF_CORE_READ(t, group_leader, start_boottime);
 }
 
+/* The socket under a virtual connection closes. */
+WEFT_INLINE void on_state_above(u64 key, u64 sk)
+{
+	struct conn *c = conn_of(key);
+
+	if (!c || c->sk != sk)
+		return;
+	if (c->role == WEFT_ROLE_SERVER && http1_until_close(&c->dir[DIR_TX].parser))
+		weft_finish(key, c->dir[DIR_TX].parser.body_bytes, WEFT_END_COMPLETE);
+	weft_abandon(key, WEFT_END_CLOSED);
+	slot_put(c);
+	bpf_map_delete_elem(&conns, &key);
+}
+
 /* The socket changed state: what does that mean for its exchanges? */
 WEFT_INLINE void on_state(struct sock *sk, int from, int to)
 {
@@ -45,6 +59,10 @@ WEFT_INLINE void on_state(struct sock *sk, int from, int to)
 	c = conn_of(key);
 	if (!c)
 		return;
+	if (c->above) {
+		on_state_above(c->above, key);
+		c->above = 0;
+	}
 	if (c->state == CONN_SYNCED && c->first != c->last) {
 		u32 server = c->role == WEFT_ROLE_SERVER;
 		u32 rsp = server ? DIR_TX : DIR_RX;
