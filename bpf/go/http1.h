@@ -217,9 +217,9 @@ WEFT_INLINE void go_on_roundtrip(struct go_regs *ctx, struct go_here *h)
 		weft_go_depart(sk, sock_tuple((struct sock *)sk), h->g, data);
 }
 
-/* Feeds the head that stands in a write buffer, all of it but the empty line. Returns
- * 1 if that is what stands there. */
-__attribute__((noinline)) int weft_go_write_head(u64 key, u64 start, u32 used)
+/* Feeds the head that stands in a write buffer, all of it but the empty line, which is
+ * at user address `empty`. Returns 1 if that is what stands there. */
+__attribute__((noinline)) int weft_go_write_head(u64 key, u64 start, u32 used, u64 empty)
 {
 	struct conn *c = conn_of(key);
 	struct http1_parser *p;
@@ -227,8 +227,10 @@ __attribute__((noinline)) int weft_go_write_head(u64 key, u64 start, u32 used)
 	if (!c || used > HTTP1_HEAD_MAX)
 		return 0;
 	p = &c->dir[DIR_TX].parser;
-	return (u32)weft_feed(key, start, used, DIR_TX) == used && p->phase == HTTP1_PHASE_NAME &&
-	       !p->name_len && p->head_bytes == used && c->head[REQUEST].method_len;
+	if ((u32)weft_feed(key, start, used, DIR_TX) != used || p->phase != HTTP1_PHASE_NAME ||
+	    p->name_len || p->head_bytes != used)
+		return 0;
+	return weft_feed(key, empty, 2, DIR_TX) == (2 | FEED_SIGNAL) && p->signal == HTTP1_HEAD;
 }
 
 /* Will the socket tier follow what is about to be sent on sk, as a request of a
@@ -352,7 +354,7 @@ WEFT_INLINE void go_on_write(struct go_regs *ctx, struct go_here *h)
 	bool may;
 
 	connection = go_data(h->l, writer, WEFT_GO_WRITER_WR);
-	if (go_word(h->l, connection, WEFT_GO_PERSISTCONN_BW) != writer)
+	if (go_word(h->l, connection, WEFT_GO_PERSISTCONN_BW) != writer || go_arg(ctx, 3) != 2)
 		return; /* of somebody else's */
 	tls = go_word(h->l, connection, WEFT_GO_PERSISTCONN_TLSSTATE);
 	if (!go_buffer_of(h->l, writer, &b) || (tls && !go_tls_attached(h)) || (!tls && !go_writes))
@@ -373,7 +375,7 @@ WEFT_INLINE void go_on_write(struct go_regs *ctx, struct go_here *h)
 	if (!c)
 		return;
 	c->writes = may;
-	if (!weft_go_write_head(key, b.start, b.used)) {
+	if (!weft_go_write_head(key, b.start, b.used, go_arg(ctx, 2))) {
 		count(WEFT_COUNT_REFUSED_LIVE);
 		go_conn_drop(key);
 		return;
