@@ -115,10 +115,9 @@ func drive(t *testing.T, r *http2Rig, j *joining, p *parents, calls int, call fu
 	}
 }
 
-// TestHTTP2Transport runs the client and the server of net/http.
-func TestHTTP2Transport(t *testing.T) {
+// http2Transport runs the client and the server of net/http.
+func http2Transport(t *testing.T, r *http2Rig) {
 	const calls = 3000
-	r := newHTTP2Rig(t, anywhere())
 	p := &parents{seen: map[string]int{}}
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
@@ -160,11 +159,10 @@ func TestHTTP2Transport(t *testing.T) {
 	}
 }
 
-// TestHTTP2GRPC runs the client and the server of grpc-go, which puts the frames of
+// http2GRPC runs the client and the server of grpc-go, which puts the frames of
 // many calls into one send.
-func TestHTTP2GRPC(t *testing.T) {
+func http2GRPC(t *testing.T, r *http2Rig) {
 	const calls = 3000
-	r := newHTTP2Rig(t, anywhere())
 	p := &parents{seen: map[string]int{}}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

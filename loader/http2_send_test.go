@@ -14,11 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHTTP2Full sends more than the send buffer holds, without waiting, to a server
+// http2Full sends more than the send buffer holds, without waiting, to a server
 // that reads slowly: what the kernel takes in part is sent again, and must not be
 // taken for something else.
-func TestHTTP2Full(t *testing.T) {
-	r := newHTTP2Rig(t, anywhere())
+func http2Full(t *testing.T, r *http2Rig) {
 	kinds := carrying(r)
 	var got received
 	read := strict(&got)
@@ -108,10 +107,9 @@ func (s *slow) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestHTTP2Nagle: without TCP_NODELAY an edited request must not wait for the peer's
+// http2Nagle: without TCP_NODELAY an edited request must not wait for the peer's
 // delayed acknowledgement, 40 ms, of a segment that weft made.
-func TestHTTP2Nagle(t *testing.T) {
-	r := newHTTP2Rig(t, anywhere())
+func http2Nagle(t *testing.T, r *http2Rig) {
 	d := &departure{write: HeaderTraceparent, traceID: [16]byte{1}, spanID: [8]byte{2}}
 	came := make(chan struct{})
 	c, done := r.dial(func(server io.Reader) error {

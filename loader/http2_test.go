@@ -14,6 +14,26 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+// TestHTTP2 loads weft once: verifying the programs takes longer than all the rest.
+func TestHTTP2(t *testing.T) {
+	r := newHTTP2Rig(t, anywhere())
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, *http2Rig)
+	}{
+		{"injected", http2Injected}, {"left alone", http2LeftAlone}, {"root", http2Root}, {"midway", http2Midway},
+		{"full", http2Full}, {"nagle", http2Nagle}, {"transport", http2Transport}, {"grpc", http2GRPC},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			all := r.t
+			defer func() { r.t = all }()
+			r.t = t
+			r.reset()
+			c.run(t, r)
+		})
+	}
+}
+
 // sent is a request as a test sent it.
 type sent struct {
 	fields   []hpack.HeaderField
@@ -182,12 +202,11 @@ func carrying(r *http2Rig) []departure {
 	return kinds
 }
 
-// TestHTTP2Injected sends 20,000 requests among bodies, trailers and other frames, in
+// http2Injected sends 20,000 requests among bodies, trailers and other frames, in
 // sends that end anywhere, to a server that refuses whatever is malformed: each must
 // have come as it was sent, with what was left for it and nothing else.
-func TestHTTP2Injected(t *testing.T) {
+func http2Injected(t *testing.T, r *http2Rig) {
 	const connections, requests = 10, 2000
-	r := newHTTP2Rig(t, anywhere())
 	kinds := carrying(r)
 	var written, wanted, left int
 	for i := range connections {
@@ -276,10 +295,9 @@ func (r *received) has(stream uint32) bool {
 	return slices.ContainsFunc(r.requests[stream], func(f hpack.HeaderField) bool { return f.Name == "traceparent" })
 }
 
-// TestHTTP2LeftAlone: where anything is not certain the bytes stay as they are, and
+// http2LeftAlone: where anything is not certain the bytes stay as they are, and
 // the reason is counted.
-func TestHTTP2LeftAlone(t *testing.T) {
-	r := newHTTP2Rig(t, anywhere())
+func http2LeftAlone(t *testing.T, r *http2Rig) {
 	d := &departure{write: HeaderTraceparent, traceID: [16]byte{1}, spanID: [8]byte{2}}
 	// finish closes the client and wants these streams, and no others, written.
 	finish := func(t *testing.T, c *http2Client, got *received, done <-chan error, written ...uint32) {
@@ -424,11 +442,10 @@ func TestHTTP2Policy(t *testing.T) {
 	}
 }
 
-// TestHTTP2Root: a trace that begins with the request says in tracestate with what
+// http2Root: a trace that begins with the request says in tracestate with what
 // probability it was sampled.
-func TestHTTP2Root(t *testing.T) {
+func http2Root(t *testing.T, r *http2Rig) {
 	const set = 1 // TRACESTATE_SET
-	r := newHTTP2Rig(t, anywhere())
 	d := &departure{write: HeaderTraceparent | HeaderTracestate, traceID: [16]byte{1}, spanID: [8]byte{2}, flags: 3,
 		mark: set, threshold: 0xc << 52, tracestate: "ot=th:c"}
 	var got received
@@ -442,9 +459,8 @@ func TestHTTP2Root(t *testing.T) {
 	}
 }
 
-// TestHTTP2Midway: a connection whose preface was not seen is left alone.
-func TestHTTP2Midway(t *testing.T) {
-	r := newHTTP2Rig(t, anywhere())
+// http2Midway: a connection whose preface was not seen is left alone.
+func http2Midway(t *testing.T, r *http2Rig) {
 	d := &departure{write: HeaderTraceparent, traceID: [16]byte{1}, spanID: [8]byte{2}}
 	var got received
 	if err := r.l.coll.Maps["targets"].Delete(selfPID()); err != nil {
