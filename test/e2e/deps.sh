@@ -9,7 +9,7 @@
 #   $WEFT_E2E_DEPS/java          for java -cp (absent with WITHOUT=java)
 #   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, demo, and variants of gomatrix
 #                                and gogrpc: for machines without Go
-#   $WEFT_E2E_DEPS/variants      what other toolchains built, kept from run to run
+# What other toolchains built is kept beside it, in weft-variants.
 #
 # WEFT_E2E_WITHOUT=java,nginx leaves programs out, as in the tests.
 set -eu
@@ -102,5 +102,5 @@ cd "$root"
 for p in test/apps/gosvc test/apps/rawhttp demo; do
 	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$deps/bin/" "./$p" || die "go build ./$p failed"
 done
-go run ./test/e2e/variant/prebuild "$apps" "$deps/variants" "$deps/bin" || die "building the Go variants failed"
+go run ./test/e2e/variant/prebuild "$apps" "${XDG_CACHE_HOME:-$HOME/.cache}/weft-variants" "$deps/bin" || die "building the Go variants failed"
 echo "$deps"

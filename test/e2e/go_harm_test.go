@@ -48,7 +48,8 @@ func startGoCaller(t *testing.T, conns int) *goCaller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() })
-	c := &goCaller{goRig: &goRig{t: t, g: newGroup(t), sink: startSink(t)}, server: server, control: filepath.Join(t.TempDir(), "control")}
+	h := newGoHost(t)
+	c := &goCaller{goRig: &goRig{goHost: h, t: t}, server: server, control: filepath.Join(t.TempDir(), "control")}
 	argv := []string{buildGo(t, goLocal), "-role", "client", "-next", "http://" + server.Addr, "-control", c.control, "-conns", fmt.Sprint(conns)}
 	c.relay = c.g.start("client", launch{argv: argv}, nil)
 	c.back = c.relay
@@ -56,7 +57,7 @@ func startGoCaller(t *testing.T, conns int) *goCaller {
 		_, err := os.Stat(c.control)
 		return err
 	})
-	c.agent = startAgent(t, c.g, c.sink, agentOptions{})
+	c.trace(t)
 	return c
 }
 
@@ -247,7 +248,9 @@ func somePatterns(names ...string) []goPattern {
 // TestGoExit kills a relay in the middle of its requests, again and again. What
 // is exported has no wrong parent, and its successor is traced as exactly.
 func TestGoExit(t *testing.T) {
-	r := startGoRig(t, buildGo(t, goLocal), "http1", parseGo(t, ""), &agentOptions{})
+	r := startGoRig(t, newGoHost(t), buildGo(t, goLocal), "http1", parseGo(t, ""))
+	r.trace(t)
+	r.attached(t)
 	stop := r.untilStopped("exit", somePatterns("same", "go", "pool", "fan", "forget")...)
 	for range 5 {
 		time.Sleep(patience(t, 300*time.Millisecond))
@@ -290,7 +293,7 @@ func TestGoExit(t *testing.T) {
 // exact awaits that processes are attached, and then that every call is right.
 func (r *goRig) exact(prefix string, patterns []goPattern) {
 	r.t.Helper()
-	r.attached()
+	r.attached(r.t)
 	tally := r.measure(prefix, scaled(r.t, 200), truth.Calls{}, patterns...)
 	r.t.Logf("%s: %v", prefix, tally)
 	if err := tally.Err(); err != nil {
@@ -298,25 +301,12 @@ func (r *goRig) exact(prefix string, patterns []goPattern) {
 	}
 }
 
-// attached waits until a call of the relay has the parent that only the tier for
-// Go finds while others are in flight.
-func (r *goRig) attached() {
-	r.t.Helper()
-	for i := 0; ; i++ {
-		tally := r.measure(fmt.Sprintf("probe%d", i), 2, truth.Calls{}, somePatterns("goctx", "go")...)
-		if tally.Err() == nil {
-			return
-		}
-		if i == 30 {
-			r.t.Fatalf("not followed from within: %v", tally.Err())
-		}
-	}
-}
-
 // TestGoAgentKill ends weft by SIGKILL under load, and starts it again: the
 // programs answer every request, the header ends, and comes back.
 func TestGoAgentKill(t *testing.T) {
-	r := startGoRig(t, buildGo(t, goLocal), "http1", parseGo(t, ""), &agentOptions{})
+	r := startGoRig(t, newGoHost(t), buildGo(t, goLocal), "http1", parseGo(t, ""))
+	r.trace(t)
+	r.attached(t)
 	load := somePatterns("same", "post", "go", "pool", "retry", "redirect", "parallel", "proxy")
 	stop := r.untilStopped("kill", load...)
 	for range 3 {
@@ -341,7 +331,7 @@ func TestGoAgentKill(t *testing.T) {
 			t.Errorf("%d of %d calls carry a traceparent after weft was killed", left, len(after))
 		}
 		r.sink.Take()
-		r.agent = startAgent(t, r.g, r.sink, agentOptions{})
+		r.trace(t)
 	}
 	sent, failed := stop()
 	if failed > 0 {
@@ -352,7 +342,8 @@ func TestGoAgentKill(t *testing.T) {
 	r.sink.Wait(1<<30, patience(t, 3*time.Second))
 	r.sink.Take()
 	r.exact("after", load)
-	r.finish(t, result{Name: "go-agent-killed"})
+	r.leave(t, result{Name: "go-agent-killed"})
+	r.end(t)
 }
 
 // attachedUnderLoad waits for headers on the wire.
@@ -380,13 +371,21 @@ func (r *goRig) attachedUnderLoad() {
 // TestGoRace runs programs that look for their own mistakes: with the race
 // detector, and with an allocator that never uses memory twice.
 func TestGoRace(t *testing.T) {
+	h := newGoHost(t)
+	v := goLocal
+	v.Race = true
+	var race *goRig
+	if _, err := exec.LookPath("go"); err == nil {
+		race = startGoRig(t, h, buildGo(t, v), "http1", parseGo(t, ""))
+	}
+	fence := startGoRig(t, h, buildGo(t, goLocal), "http1", parseGo(t, ""), "GODEBUG=efence=1")
+	h.trace(t)
 	t.Run("race", func(t *testing.T) {
-		if _, err := exec.LookPath("go"); err != nil {
+		if race == nil {
 			t.Skip("the race detector links the C library: no static program could be brought along")
 		}
-		v := goLocal
-		v.Race = true
-		goMixed(t, v, "http1", scaled(t, 60))
+		race.mixed(t, v.Name(), scaled(t, 60))
 	})
-	t.Run("efence", func(t *testing.T) { goMixed(t, goLocal, "http1", scaled(t, 60), "GODEBUG=efence=1") })
+	t.Run("efence", func(t *testing.T) { fence.mixed(t, "efence", scaled(t, 60)) })
+	h.end(t)
 }

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 
 	"weft/test/e2e/truth"
@@ -12,7 +10,9 @@ import (
 // TestGoMatrix judges every call of a Go program that is called by 64 clients at
 // a time, pattern by pattern.
 func TestGoMatrix(t *testing.T) {
-	r := startGoRig(t, buildGo(t, goLocal), "http1", parseGo(t, ""), &agentOptions{})
+	r := startGoRig(t, newGoHost(t), buildGo(t, goLocal), "http1", parseGo(t, ""))
+	r.trace(t)
+	r.attached(t)
 	r.warm()
 	sum := result{Name: goLocal.Name() + "/http1"}
 	for _, p := range goPatterns {
@@ -23,31 +23,59 @@ func TestGoMatrix(t *testing.T) {
 		}
 		sum.add(tally)
 	}
-	r.finish(t, sum)
+	r.leave(t, sum)
+	r.end(t)
 }
 
-// TestGoToolchains does the same with what other toolchains built, all patterns
-// at once.
-func TestGoToolchains(t *testing.T) {
+// goProtocols are those of test/apps/gomatrix but for plain HTTP/1.
+var goProtocols = []string{"https", "h2", "h2x", "h2c", "h2c-std"}
+
+// TestGoMixed does the same with all patterns at once: for what other toolchains
+// built, and over TLS and HTTP/2 by both of their implementations.
+func TestGoMixed(t *testing.T) {
+	h := newGoHost(t)
+	var rigs []*goRig
+	var names []string
+	start := func(v variant.Variant, protocol string) {
+		bin, err := findGo(t, v)
+		if err != nil {
+			names, rigs = append(names, err.Error()), append(rigs, nil)
+			return
+		}
+		names = append(names, v.Name()+"/"+protocol)
+		rigs = append(rigs, startGoRig(t, h, bin, protocol, parseGo(t, v.Toolchain)))
+	}
 	for _, v := range goVariants(t) {
-		t.Run(v.Name(), func(t *testing.T) { goMixed(t, v, "http1", scaled(t, 400)) })
+		start(v, "http1")
 	}
+	for _, protocol := range goProtocols {
+		start(goLocal, protocol)
+	}
+	h.trace(t)
+	for i, r := range rigs {
+		t.Run(names[i], func(t *testing.T) {
+			if r == nil {
+				t.Skip("no Go here to build it, and deps.sh does not bring it: it runs on the host")
+			}
+			r.mixed(t, names[i], scaled(t, 150))
+		})
+	}
+	h.end(t)
 }
 
-// goMixed sends n requests of each pattern, mixed.
-func goMixed(t *testing.T, v variant.Variant, protocol string, n int, env ...string) {
+// mixed sends n requests of each pattern, mixed.
+func (r *goRig) mixed(t *testing.T, name string, n int) {
 	t.Helper()
-	still := unwritten(t, protocol)
-	r := startGoRig(t, buildGo(t, v), protocol, parseGo(t, v.Toolchain), &agentOptions{}, env...)
+	r.attached(t)
 	r.warm()
-	tally := r.measure("m", n, truth.Calls{Unwritten: still}, goPatterns...)
-	t.Logf("%s over %s: %v", v.Name(), protocol, tally)
+	tally := r.measure("m", n, truth.Calls{}, goPatterns...)
+	t.Logf("%s: %v", name, tally)
 	if err := tally.Err(); err != nil {
-		t.Errorf("%s over %s:\n%v", v.Name(), protocol, err)
+		t.Errorf("%s:\n%v", name, err)
 	}
-	sum := result{Name: fmt.Sprintf("%s/%s", v.Name(), protocol)}
+	sum := result{Name: name}
 	sum.add(tally)
-	r.finish(t, sum)
+	r.leave(t, sum)
 }
 
 func (r *result) add(tally *truth.Tally) {
@@ -57,33 +85,13 @@ func (r *result) add(tally *truth.Tally) {
 	r.Wrong += tally.Wrong()
 }
 
-// finish ends the agent and writes the result. The programs must have nothing to
-// complain of.
-func (r *goRig) finish(t *testing.T, sum result) {
-	t.Helper()
-	if lost := r.agent.losses(); len(lost) > 0 {
-		t.Errorf("lost: %v", lost)
-	}
-	r.agent.stop()
-	for _, p := range []*program{r.back, r.relay} {
-		for _, bad := range []string{"DATA RACE", "fatal error", "panic"} {
-			if strings.Contains(p.out.String(), bad) {
-				t.Errorf("%s printed %q:\n%s", p.name, bad, p.out.tail())
-			}
-		}
-	}
-	sum.Passed = !t.Failed()
-	if err := writeResult(sum); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestGoJudgesUntraced is the harness's own proof: the same without weft must be
 // answered in full, and must be found untraced.
 func TestGoJudgesUntraced(t *testing.T) {
-	for _, protocol := range []string{"http1", "https", "h2", "h2x", "h2c", "h2c-std"} {
+	h := &goHost{g: newGroup(t)}
+	for _, protocol := range append([]string{"http1"}, goProtocols...) {
 		t.Run(protocol, func(t *testing.T) {
-			r := startGoRig(t, buildGo(t, goLocal), protocol, parseGo(t, ""), nil)
+			r := startGoRig(t, h, buildGo(t, goLocal), protocol, parseGo(t, ""))
 			r.warm()
 			for _, p := range goPatterns {
 				tally := r.measure("off", 8, truth.Calls{}, p)
@@ -96,15 +104,5 @@ func TestGoJudgesUntraced(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// goProtocols are those of test/apps/gomatrix but for plain HTTP/1.
-var goProtocols = []string{"h2", "h2x", "h2c", "h2c-std"}
-
-// TestGoProtocols does it over TLS and HTTP/2, by both of their implementations.
-func TestGoProtocols(t *testing.T) {
-	for _, protocol := range goProtocols {
-		t.Run(protocol, func(t *testing.T) { goMixed(t, goLocal, protocol, scaled(t, 200)) })
 	}
 }

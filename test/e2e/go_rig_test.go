@@ -45,33 +45,66 @@ func parseGo(t *testing.T, toolchain string) goVersion {
 // buildGo builds a variant, or takes what deps.sh built where there is no Go.
 func buildGo(t *testing.T, v variant.Variant) string {
 	t.Helper()
-	if _, err := exec.LookPath("go"); err != nil {
-		p, err := installed("bin", v.Name())
-		if err != nil {
-			t.Skipf("no Go to build %s, and deps.sh did not: %v", v.Name(), err)
-		}
-		return p
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
-	b := variant.Builder{Apps: appsDir(t), Cache: filepath.Join(depsDir(), "variants"), Log: func(s string) { t.Log(s) }}
-	p, err := b.Build(ctx, v)
+	p, err := findGo(t, v)
 	if err != nil {
-		t.Fatal(err)
+		t.Skip(err)
 	}
 	return p
 }
 
+func findGo(t *testing.T, v variant.Variant) (string, error) {
+	t.Helper()
+	if _, err := exec.LookPath("go"); err != nil {
+		p, err := installed("bin", v.Name())
+		if err != nil {
+			return "", fmt.Errorf("no Go to build %s: %w", v.Name(), err)
+		}
+		return p, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	// Beside what deps.sh installs, all of which goes into virtual machines.
+	b := variant.Builder{Apps: appsDir(t), Cache: filepath.Join(cache, "weft-variants"), Log: func(s string) { t.Log(s) }}
+	p, err := b.Build(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, nil
+}
+
+// goHost is a group of programs, and weft on it.
+type goHost struct {
+	g     *group
+	sink  *otlpsink.Sink
+	agent *agent // nil: untraced
+}
+
+func newGoHost(t *testing.T) *goHost {
+	t.Helper()
+	return &goHost{g: newGroup(t), sink: startSink(t)}
+}
+
+// trace starts weft, on programs that run and have no connections yet: HTTP/2 is
+// written into from the preface on.
+func (h *goHost) trace(t *testing.T) {
+	t.Helper()
+	h.agent = startAgent(t, h.g, h.sink, agentOptions{})
+}
+
 // goRig is a relay and its back end, both traced, and a driver that is not.
 type goRig struct {
+	*goHost
 	t        *testing.T
-	g        *group
-	sink     *otlpsink.Sink
-	agent    *agent
 	back     *program
 	relay    *program
 	protocol string
 	version  goVersion
+	probing  bool
+	still    bool   // nothing can be written into its requests here
 	base     string // URL of the relay
 	control  string // socket of the back end
 	client   *http.Client
@@ -88,25 +121,49 @@ func scheme(protocol string) string {
 	return "https"
 }
 
-// startGoRig starts back end, relay and, unless o is nil, the agent.
-func startGoRig(t *testing.T, bin, protocol string, v goVersion, o *agentOptions, env ...string) *goRig {
+// startGoRig starts a back end and a relay.
+func startGoRig(t *testing.T, h *goHost, bin, protocol string, v goVersion, env ...string) *goRig {
 	t.Helper()
-	r := &goRig{t: t, g: newGroup(t), protocol: protocol, version: v, sink: startSink(t)}
+	r := &goRig{goHost: h, t: t, protocol: protocol, version: v}
+	r.still = h.sink != nil && unwritten(t, scheme(protocol) == "https")
 	r.control = filepath.Join(t.TempDir(), "control")
 	backAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	relayAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	next := scheme(protocol) + "://" + backAddr
 	r.base = scheme(protocol) + "://" + relayAddr
-	r.back = r.g.start("back", launch{env: env, argv: []string{bin, "-role", "back", "-listen", backAddr, "-protocol", protocol,
+	r.back = h.g.start("back", launch{env: env, argv: []string{bin, "-role", "back", "-listen", backAddr, "-protocol", protocol,
 		"-control", r.control}}, nil)
+	r.relay = h.g.start("relay", launch{env: env, argv: []string{bin, "-role", "relay", "-listen", relayAddr, "-protocol", protocol,
+		"-next", scheme(protocol) + "://" + backAddr}}, nil)
 	r.back.listens(backAddr)
-	r.relay = r.g.start("relay", launch{env: env, argv: []string{bin, "-role", "relay", "-listen", relayAddr, "-protocol", protocol, "-next", next}}, nil)
 	r.relay.listens(relayAddr)
 	r.client = goClient(t, protocol)
-	if o != nil {
-		r.agent = startAgent(t, r.g, r.sink, *o)
-	}
 	return r
+}
+
+// leave ends the programs. They must have had nothing to complain of.
+func (r *goRig) leave(t *testing.T, sum result) {
+	t.Helper()
+	for _, p := range []*program{r.back, r.relay} {
+		p.kill()
+		for _, bad := range []string{"DATA RACE", "fatal error", "panic"} {
+			if strings.Contains(p.out.String(), bad) {
+				t.Errorf("%s printed %q:\n%s", p.name, bad, p.out.tail())
+			}
+		}
+	}
+	sum.Passed = !t.Failed()
+	if err := writeResult(sum); err != nil {
+		t.Error(err)
+	}
+}
+
+// end ends weft, which must have lost nothing.
+func (h *goHost) end(t *testing.T) {
+	t.Helper()
+	if lost := h.agent.losses(); len(lost) > 0 {
+		t.Errorf("lost: %v", lost)
+	}
+	h.agent.stop()
 }
 
 // goClient speaks to the relay.
@@ -234,6 +291,7 @@ func (r *goRig) get(target string, traceparents []string) error {
 // measure sends n requests of each pattern and judges them.
 func (r *goRig) measure(prefix string, n int, e truth.Calls, patterns ...goPattern) *truth.Tally {
 	r.t.Helper()
+	e.Unwritten = r.still
 	e.Requests = r.send(prefix, n, patterns...)
 	least, exact := 0, true
 	for _, p := range patterns {
@@ -285,17 +343,43 @@ func (r *goRig) spans(e truth.Calls) []truth.Span {
 			n += 2
 		}
 	}
-	r.sink.Wait(n, patience(r.t, 8*time.Second))
+	r.sink.Wait(n, patience(r.t, r.quiet()))
 	// What should not come would come now.
 	time.Sleep(200 * time.Millisecond)
 	return r.sink.Take()
 }
 
-// unwritten says whether a protocol's requests stay as they are on this machine:
-// inside TLS only the program's memory is left to write to.
-func unwritten(t *testing.T, protocol string) bool {
+// quiet is how long nothing must come until no more is awaited.
+func (r *goRig) quiet() time.Duration {
+	if r.probing {
+		return 1500 * time.Millisecond
+	}
+	return 8 * time.Second
+}
+
+// attached waits until calls of the relay have the parents that only the tier
+// for Go finds.
+func (r *goRig) attached(t *testing.T) {
 	t.Helper()
-	if scheme(protocol) != "https" {
+	r.t = t
+	r.probing = true
+	defer func() { r.probing = false }()
+	for i := 0; ; i++ {
+		tally := r.measure(fmt.Sprintf("probe%d", i), 2, truth.Calls{}, somePatterns("goctx", "errgroup")...)
+		if tally.Err() == nil {
+			return
+		}
+		if i == 30 {
+			r.t.Fatalf("not followed from within: %v", tally.Err())
+		}
+	}
+}
+
+// unwritten says whether requests stay as they are on this machine: inside TLS
+// only the program's memory is left to write to.
+func unwritten(t *testing.T, encrypted bool) bool {
+	t.Helper()
+	if !encrypted {
 		return false
 	}
 	p := weft(t, "doctor", "--json")

@@ -72,11 +72,7 @@ func run(s settings) error {
 			// The certificate is made at start and lives in the server's memory alone.
 			creds = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec
 		}
-		conn, err := grpc.Dial(s.next, grpc.WithTransportCredentials(creds)) //nolint:staticcheck // NewClient came with grpc 1.63
-		if err != nil {
-			return err
-		}
-		svc.next = newRelay(conn)
+		svc.next = newRelay(s.next, creds)
 	default:
 		return fmt.Errorf("role %q: want relay or back", s.role)
 	}

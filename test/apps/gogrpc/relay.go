@@ -6,20 +6,27 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// relay calls the back end on behalf of what it serves.
+// relay calls the back end on behalf of what it serves, over one connection,
+// which it opens at the first call.
 type relay struct {
-	conn *grpc.ClientConn
-	pool chan job
+	next  string
+	creds credentials.TransportCredentials
+	once  sync.Once
+	dial  error
+	conn  *grpc.ClientConn
+	pool  chan job
 }
 
 // job is a call that a worker makes. Its context is a field because that is how
@@ -30,8 +37,8 @@ type job struct {
 	done chan error
 }
 
-func newRelay(conn *grpc.ClientConn) *relay {
-	r := &relay{conn: conn, pool: make(chan job)}
+func newRelay(next string, creds credentials.TransportCredentials) *relay {
+	r := &relay{next: next, creds: creds, pool: make(chan job)}
 	for i := 0; i < 32; i++ {
 		go func() {
 			for j := range r.pool {
@@ -42,9 +49,19 @@ func newRelay(conn *grpc.ClientConn) *relay {
 	return r
 }
 
+func (r *relay) connect() error {
+	r.once.Do(func() {
+		r.conn, r.dial = grpc.Dial(r.next, grpc.WithTransportCredentials(r.creds)) //nolint:staticcheck // NewClient came with grpc 1.63
+	})
+	return r.dial
+}
+
 // do makes the calls of a pattern; each is named as the pattern, unless it says
 // otherwise.
 func (r *relay) do(ctx context.Context, m message) error {
+	if err := r.connect(); err != nil {
+		return err
+	}
 	if strings.HasPrefix(m.Pattern, "via:") {
 		next := m
 		next.Pattern = strings.TrimPrefix(m.Pattern, "via:")

@@ -401,23 +401,44 @@ func (c *callChecker) unwritten(name string, a CallArrival, call *Call) {
 
 // rest judges what no arrival shows: calls given up, and strange spans.
 func (c *callChecker) rest() {
+	owners := map[string]*Relayed{}
+	for id, s := range c.servers {
+		if s != nil {
+			owners[s.SpanID] = c.requests[id]
+		}
+	}
 	for i := range c.e.Spans {
 		s := &c.e.Spans[i]
 		if c.used[s] {
 			continue
 		}
-		id, name := c.e.Key(s)
-		r := c.requests[id]
-		if r == nil || s.Kind != Client {
+		// A call may be given up before the back end's program sees it, and yet
+		// have reached the back end's protocol.
+		client := s
+		if s.Kind == Server {
+			client = c.byID[s.ParentID]
+		}
+		if client == nil || client.Kind != Client {
 			c.t.add("strange", "span of no known call: %s", s)
 			continue
 		}
-		i := slices.IndexFunc(r.Calls, func(k Call) bool { return k.Name == name })
-		if i < 0 || !r.Calls[i].Optional {
+		id, name := c.e.Key(client)
+		r := c.requests[id]
+		if id == "" {
+			r = owners[client.ParentID]
+		}
+		if r == nil {
+			c.t.add("strange", "span of no known call: %s", s)
+			continue
+		}
+		k := slices.IndexFunc(r.Calls, func(k Call) bool { return k.Optional && (id == "" || k.Name == name) })
+		if k < 0 {
 			c.t.add("strange", "span of a call that did not arrive: %s", s)
 			continue
 		}
-		c.edge(id+"/"+name, &r.Calls[i], c.wires[id], s)
+		if s == client {
+			c.edge(r.ID+"/"+name, &r.Calls[k], c.wires[r.ID], s)
+		}
 	}
 }
 

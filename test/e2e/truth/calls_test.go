@@ -161,6 +161,23 @@ func TestCallsInexact(t *testing.T) {
 	}
 }
 
+// TestCallsGivenUp: what was given up need not arrive, and has the right parent.
+func TestCallsGivenUp(t *testing.T) {
+	for _, key := range []func(*Span) (string, string){SpanKey, func(*Span) (string, string) { return "", "" }} {
+		e := callScene()
+		e.Requests, e.Spans, e.Arrivals = e.Requests[:1], e.Spans[:3], nil
+		e.Key = key
+		e.Requests[0].Calls[0].Optional = true
+		if got := CheckCalls(e); got.Err() != nil || got.Right != 1 {
+			t.Errorf("%v: %v", got, got.Err())
+		}
+		e.Spans[1].ParentID = "5000000000000009"
+		if got := CheckCalls(e); got.Err() == nil || got.Right != 0 {
+			t.Errorf("another parent: %v", got)
+		}
+	}
+}
+
 // TestCallsUnwritten: edges inside of a program hold without any header.
 func TestCallsUnwritten(t *testing.T) {
 	scene := func() Calls {
