@@ -99,7 +99,7 @@ func environment(all []string) []string {
 
 func (a *agent) ready(ctx context.Context, selected float64) error {
 	var last error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -181,6 +181,17 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+	inTLS := evidence{requests: 10, spans: 20, summary: `not seen or not delivered: weft_kernel_refused_total{cause="tls"} 10`}
+	if err := errors.Join(inTLS.check(all[armTrace], 10, promise{spans: 2, dark: true})...); err != nil {
+		t.Errorf("inside TLS, not to be written: %v", err)
+	}
+	if err := errors.Join(inTLS.check(all[armTrace], 10, promise{spans: 2})...); err == nil {
+		t.Error("refused where it may be written, and nobody noticed")
+	}
+	inTLS.summary += ` weft_kernel_refused_total{cause="room"} 1`
+	if err := errors.Join(inTLS.check(all[armTrace], 10, promise{spans: 2, dark: true})...); err == nil || !strings.Contains(err.Error(), `lost:  weft_kernel_refused_total{cause="room"} 1`) {
+		t.Errorf("something else refused: %v", err)
+	}
 	traces := all[armTrace] // of a rig whose protocol weft does not know
 	if err := errors.Join((evidence{requests: 10}).check(traces, 10, promise{})...); err != nil {
 		t.Errorf("left alone: %v", err)

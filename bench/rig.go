@@ -14,6 +14,7 @@ import (
 type promise struct {
 	spans uint64 // of each request; 0: weft knows nothing of its protocol and must leave it alone
 	sends bool   // the traced programs send requests, which leave with context
+	dark  bool   // they would, if the kernel let weft write inside TLS; each counts as refused
 }
 
 // rig is programs that a load goes through, and how to ask them what they saw.
@@ -175,7 +176,7 @@ func (b *bench) hopRig(ctx context.Context, h hop) (_ *rig, err error) {
 		if err != nil && !refused {
 			return nil, err
 		}
-		p.sends = !refused
+		p.sends, p.dark = !refused, refused
 	}
 	r, err := newRig(h.name, p, load{Conns: b.conns})
 	if err != nil {

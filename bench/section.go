@@ -34,7 +34,7 @@ func sections() []section {
 					res, err := b.compareArms(ctx, r, arms, watched(arms))
 					if res != nil {
 						res.hop = &h
-						if h.spans > 0 && !r.sends {
+						if r.dark {
 							res.note = " **This kernel lets no program write another's memory**, so what is inside TLS leaves without context: spans only (`weft doctor`, row `go.writes`)."
 						}
 					}
