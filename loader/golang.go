@@ -47,6 +47,7 @@ type golang struct {
 // goAttached is what the kernel is to be told of a process.
 type goAttached struct {
 	asked  bool // the worker has been told of it
+	told   bool // and has answered; layout 0: it is traced by its sockets alone
 	pid    uint32
 	start  uint64
 	layout uint32 // 1 + index into go_layouts
@@ -180,6 +181,7 @@ func (g *golang) follow(pid uint32, start uint64) {
 	g.mu.Unlock()
 	ok := g.do(func() { g.attach(pid, start, func() { g.settle(pid, serial) }) })
 	if !ok {
+		g.tell(goAttached{pid: pid, start: start})
 		g.settle(pid, serial)
 	}
 }
@@ -210,7 +212,7 @@ func (g *golang) demand(r GoRecord) {
 		g.after(r.PID, p, func() {
 			if g.processes[r.PID] == p && g.ensure(waveTLS) == nil {
 				p.tls = true
-				g.tell(r.PID, p)
+				g.tell(p.attached(r.PID))
 			}
 		}, waveTLS)
 	})
@@ -262,11 +264,13 @@ func (g *golang) attach(pid uint32, start uint64, then func()) {
 	var not *gobin.NotGoError
 	if errors.As(err, &not) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		g.log.Debug("not followed as a Go program", "pid", pid, "why", err)
+		g.tell(goAttached{pid: pid, start: start})
 		then()
 		return // another language, or gone
 	}
 	if err != nil {
 		g.report(p, err)
+		g.tell(goAttached{pid: pid, start: start})
 		then()
 		return
 	}
@@ -320,16 +324,20 @@ func (g *golang) attachTo(pid uint32, p *goProcess) error {
 		g.detach(pid)
 		return err
 	}
-	g.tell(pid, p)
+	g.tell(p.attached(pid))
 	return nil
 }
 
-// tell leaves for the ring's reader what the kernel is to know of a process.
-func (g *golang) tell(pid uint32, p *goProcess) {
+func (p *goProcess) attached(pid uint32) goAttached {
 	a := goAttached{pid: pid, start: p.start, layout: p.binary.layout, bias: p.bias}
 	if p.tls {
 		a.use = uint32(WeftWeftGoUseWEFT_GO_USE_TLS | WeftWeftGoUseWEFT_GO_USE_TLS_ATTACHED)
 	}
+	return a
+}
+
+// tell leaves for the ring's reader what the kernel is to know of a process.
+func (g *golang) tell(a goAttached) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.done = append(g.done, a)
