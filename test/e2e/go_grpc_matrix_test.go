@@ -229,6 +229,10 @@ func (p grpcPattern) request(prefix string, i int, v goVersion, served string) t
 	if p.creator && v.minor < 21 {
 		expect = truth.Root
 	}
+	if served == "http" && p.creator {
+		// The handler's goroutine was started by net/http's: that is two deep.
+		expect = truth.Either
+	}
 	if served == "http" && p.name == "background" {
 		// net/http's goroutine serves the request and starts the handler's.
 		rules = []string{"goroutine", "creator"}
@@ -332,6 +336,46 @@ func TestGRPCMatrix(t *testing.T) {
 		}
 		encrypted.matrix(t, "gogrpc-tls", scaled(t, 200))
 	})
+	h.end(t)
+}
+
+// TestGRPCChain judges a chain of three, hop by hop.
+func TestGRPCChain(t *testing.T) {
+	h := newGoHost(t)
+	r := startGRPCRig(t, h, buildGo(t, variant.GRPC()[0]), parseGo(t, ""), grpcOptions{relays: 2})
+	h.trace(t)
+	mid, front := r.mids[0], r.relay.cmd.Process.Pid
+	n := scaled(t, 1000)
+	for i, p := range []grpcPattern{{name: "unary", rules: byContext}, {name: "bidi", rules: byContext}, {name: "goctx", rules: byContext}} {
+		e := truth.Calls{Requests: r.send(p, fmt.Sprintf("chain%d", i), n), Key: wireAlone}
+		for j := range e.Requests {
+			e.Requests[j].Calls = []truth.Call{{Name: "via", Rules: byContext}}
+		}
+		second := truth.Calls{Key: wireAlone, Arrivals: r.settled(n, true)}
+		e.Arrivals = mid.settled(n, true)
+		for _, a := range e.Arrivals {
+			second.Requests = append(second.Requests, truth.Relayed{ID: a.ID, Traceparents: a.Traceparents,
+				Calls: []truth.Call{{Name: p.name, Rules: byContext}}})
+		}
+		// One span of each server, one of each client.
+		want := truth.Calls{Requests: e.Requests, Arrivals: append(slices.Clone(e.Arrivals), second.Arrivals...)}
+		for _, s := range r.spans(want) {
+			if s.PID == front || s.PID == mid.relay.cmd.Process.Pid && s.Kind == truth.Server {
+				e.Spans = append(e.Spans, s)
+			}
+			if s.PID != front {
+				second.Spans = append(second.Spans, s)
+			}
+		}
+		for hop, e := range []truth.Calls{e, second} {
+			tally := truth.CheckCalls(e)
+			t.Logf("%s, hop %d: %v", p.name, hop+1, tally)
+			if err := tally.Err(); err != nil {
+				t.Errorf("%s, hop %d:\n%v", p.name, hop+1, err)
+			}
+		}
+	}
+	r.leave(t, result{Name: "gogrpc-chain"})
 	h.end(t)
 }
 

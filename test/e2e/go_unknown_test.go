@@ -47,7 +47,7 @@ func copyGo(t *testing.T, from string, change func([]byte) []byte) string {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "changed")
-	if err := os.WriteFile(to, change(text), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(to, change(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return to
