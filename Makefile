@@ -74,7 +74,7 @@ test-root: ## load into this kernel, trace real programs, build the image; needs
 	test/e2e/deps.sh >/dev/null
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
 	@export WEFT_BIN=$(CURDIR)/bin/weft; \
-	run() { $(GO) test -count=1 -p 1 -timeout 28m -run '$(value RUN)' -skip '$(value SKIP)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests ./deploy/image; }; \
+	run() { $(GO) test -count=1 -p 1 -timeout 38m -run '$(value RUN)' -skip '$(value SKIP)' $(TESTFLAGS) ./test/e2e ./loader/... ./bpf/tests ./deploy/image; }; \
 	[ -n "$$WEFT_E2E_RESULTS" ] || { run; exit; }; \
 	wanted=$$WEFT_E2E_RESULTS; results=$(CURDIR)/bin/results/host-$${WEFT_CAPTURE:-auto}; \
 	rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
