@@ -178,19 +178,14 @@ __attribute__((noinline)) u64 weft_go_descends(u64 data)
 __attribute__((noinline)) int weft_go_born_since(u64 span_id, u64 goid)
 {
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
-	u64 first;
 
 	if (!x || !x->births.goidgen)
 		return 0;
 	if (goid > x->births.goidgen)
 		return 1;
-	for (u32 i = 0; i < GO_PS; i++) {
-		if (!x->births.ps[i])
-			continue;
-		first = x->births.goidgen + 1 - x->births.ps[i];
-		if (goid >= first && goid <= ((first - 1) | (GOIDS - 1)) + 1)
+	for (u32 i = 0; i < GO_PS; i++)
+		if (births_hold(x->births.goidgen, x->births.ps[i], goid))
 			return 1;
-	}
 	return 0;
 }
 
@@ -273,7 +268,7 @@ __attribute__((noinline)) int weft_go_births(u64 span_id, u64 m)
 		n = user_u64(l->allp + t->go_bias + 8);
 	}
 	for (u32 i = 0; i < GO_PS; i++) {
-		u64 first, end, left;
+		u64 first, end;
 
 		x->births.ps[i] = 0;
 		if (i > n)
@@ -281,9 +276,8 @@ __attribute__((noinline)) int weft_go_births(u64 span_id, u64 m)
 		p = i ? user_u64(ps + (i - 1) * 8) : go_word(l, m, WEFT_GO_M_P);
 		first = go_word(l, p, WEFT_GO_P_GOIDCACHE);
 		end = go_word(l, p, WEFT_GO_P_GOIDCACHEEND);
-		left = goidgen + 1 - first;
-		if (first && first < end && end - first <= GOIDS && left && left <= 0xffffffffULL)
-			x->births.ps[i] = left;
+		if (first)
+			x->births.ps[i] = births_of_p(goidgen + 1 - first, end - first);
 	}
 	x->births.goidgen = goidgen;
 	return 0;

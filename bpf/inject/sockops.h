@@ -37,7 +37,7 @@ int weft_sockops(struct bpf_sock_ops *ctx)
 		 * before 6.10, the current task is. */
 		task = (struct task_struct *)bpf_get_current_task();
 		tgid = BPF_CORE_READ(task, tgid);
-		if ((target_of(tgid) || task_is_newborn(task)) && agent_alive())
+		if (target_of(tgid) || task_is_newborn(task))
 			bpf_map_update_elem(&opening, &key, &key, BPF_ANY);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:

@@ -42,10 +42,33 @@ struct exec_key {
  */
 #define GOIDS 16
 
+#define GOIDS_BITS 5 /* of their number, in births_of_p */
+#define GOIDS_FAR (1U << (32 - GOIDS_BITS))
+
 struct go_births {
 	u64 goidgen;   /* 0: not known */
-	u32 ps[GO_PS]; /* goidgen less the first goid left to a P, + 1; 0: none left */
+	u32 ps[GO_PS]; /* what a P had left, see births_of_p; 0: nothing */
 };
+
+/*
+ * `left` goids from goidgen + 1 - back on, in one word: their number is noted
+ * because a batch may begin anywhere (threads of C take goids one by one). 0 if
+ * there is no such batch.
+ */
+WEFT_INLINE u32 births_of_p(u64 back, u64 left)
+{
+	if (!back || back >= GOIDS_FAR || !left || left > GOIDS)
+		return 0;
+	return back << GOIDS_BITS | left;
+}
+
+/* Is goid among those noted so? */
+WEFT_INLINE bool births_hold(u64 goidgen, u32 p, u64 goid)
+{
+	u64 first = goidgen + 1 - (p >> GOIDS_BITS);
+
+	return p && goid >= first && goid - first < (p & ((1 << GOIDS_BITS) - 1));
+}
 
 struct exchange {
 	struct exec_key owner;
