@@ -26,7 +26,11 @@ struct go_headers {
 	u8 end_stream;
 	u8 end_headers;
 	u8 pad_length;
-	u8 behind[5];
+	u8 unused;
+	u32 stream_dep; /* Priority, which stands before the block */
+	u8 exclusive;
+	u8 weight;
+	u8 behind[6];
 };
 
 /* Where the stack has arguments when a call is made. */
@@ -111,8 +115,8 @@ __attribute__((noinline)) int weft_go_block(u64 key, u64 param, u64 spare, u64 r
 		count(WEFT_COUNT_REFUSED_LIVE);
 		return WEFT_PROPAGATION_REFUSED;
 	}
-	if (!p.end_headers || p.pad_length) {
-		count(p.pad_length ? WEFT_COUNT_REFUSED_PADDED : WEFT_COUNT_REFUSED_FRAMES);
+	if (!p.end_headers || p.pad_length || p.stream_dep || p.exclusive || p.weight) {
+		count(p.end_headers ? WEFT_COUNT_REFUSED_PADDED : WEFT_COUNT_REFUSED_FRAMES);
 		return WEFT_PROPAGATION_REFUSED;
 	}
 	weft_fields(key, p.len);
@@ -151,28 +155,32 @@ fault:
 	return WEFT_PROPAGATION_REFUSED;
 }
 
-/* The part of a write buffer that is free: the slice at user address `buf`, of which
- * `used` bytes are in use. */
+/* The part of a buffer that is free: of the slice at user address `buf`, behind
+ * `used` bytes, as far as its capacity goes. */
 WEFT_INLINE u64 go_spare(u64 buf, u64 used, u64 *room)
 {
 	u64 slice[3] = {};
 
 	*room = 0;
 	if (!buf || bpf_probe_read_user(slice, sizeof(slice), (void *)buf) || !slice[0] ||
-	    slice[1] > slice[2] || slice[2] > GO_CAP_MAX || used > slice[1])
+	    slice[1] > slice[2] || slice[2] > GO_CAP_MAX || used > slice[2])
 		return 0;
-	*room = slice[1] - used;
+	*room = slice[2] - used;
 	return slice[0] + used;
 }
 
 /*
  * (*Framer).WriteHeaders is about to be called in goroutine goid: if that is for a
- * request which waits for it, its fields are written. buf, used: of the writer.
+ * request which waits for it, its fields are written. buf, used: of the writer, which
+ * may have no buffer now; wbuf: where the Framer itself will put the frame together,
+ * header first, so that what lies behind the header is there already.
  */
-__attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf, u64 used)
+__attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf, u64 used,
+						    u64 wbuf)
 {
 	u64 by = virtual_key(bpf_get_current_pid_tgid() >> 32, goid, GO_WRITING), key, spare, room;
 	struct go_departure *d = bpf_map_lookup_elem(&go_departures, &by);
+	u64 frame, behind;
 	struct conn *c;
 	u32 propagation;
 
@@ -184,6 +192,11 @@ __attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf
 	if (!c || !c->unsettled || !c->writes)
 		return 0;
 	spare = go_spare(buf, used, &room);
+	frame = go_spare(wbuf, HTTP2_HEADER_LEN, &behind);
+	if (behind > room) {
+		spare = frame;
+		room = behind;
+	}
 	propagation = weft_go_block(key, param, spare, room);
 	if (propagation == WEFT_PROPAGATION_INJECTED) {
 		if (c->out.write & WEFT_HEADER_TRACEPARENT)
@@ -203,9 +216,10 @@ WEFT_INLINE void h2_write(struct go_regs *ctx, struct go_here *h, u32 flavour)
 {
 	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, flavour));
 
-	weft_go_write_headers(h->goid, GO_SP(ctx) + GO_CALL_ARGS,
-			      go_field(h->l, writer, WEFT_GO_WRITER_BUF),
-			      go_word(h->l, writer, WEFT_GO_WRITER_N));
+	weft_go_write_headers(
+		h->goid, GO_SP(ctx) + GO_CALL_ARGS, go_field(h->l, writer, WEFT_GO_WRITER_BUF),
+		go_word(h->l, writer, WEFT_GO_WRITER_N),
+		go_field(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_WBUF, flavour)));
 }
 
 WEFT_INLINE void go_on_h2_write_bundled(struct go_regs *ctx, struct go_here *h)
@@ -223,7 +237,9 @@ WEFT_INLINE void go_on_grpc_write(struct go_regs *ctx, struct go_here *h)
 {
 	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, WEFT_GO_XNET));
 
-	weft_go_write_headers(h->goid, GO_SP(ctx) + GO_CALL_ARGS,
-			      go_field(h->l, writer, WEFT_GO_GRPC_BUFWRITER_BUF),
-			      go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET));
+	weft_go_write_headers(
+		h->goid, GO_SP(ctx) + GO_CALL_ARGS,
+		go_field(h->l, writer, WEFT_GO_GRPC_BUFWRITER_BUF),
+		go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET),
+		go_field(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_WBUF, WEFT_GO_XNET)));
 }
