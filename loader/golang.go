@@ -289,7 +289,7 @@ func (g *golang) report(p *goProcess, err error) {
 	g.failed.add(attachUprobe, err)
 	why := err.Error()
 	if g.warned[why] || len(g.warned) > 100 {
-		g.log.Debug("a Go program is traced by its sockets alone", "why", err)
+		g.log.Debug("probes of a Go program not attached", "why", err)
 		return
 	}
 	g.warned[why] = true
@@ -297,10 +297,14 @@ func (g *golang) report(p *goProcess, err error) {
 	if p.binary != nil {
 		args = append(args, "exe", p.binary.path)
 	}
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+	if causeOf(attachUprobe, err) == causePermission {
 		args = append(args, "mend", "give weft CAP_SYS_ADMIN")
 	}
-	g.log.Warn("a Go program is traced by its sockets alone: calls by other goroutines than the handler's are roots", args...)
+	if len(p.links) > 0 || p.binary != nil && len(p.binary.links) > 0 {
+		g.log.Warn("a Go program is followed in part: HTTP/2, gRPC, TLS or writing into its memory is not", args...)
+		return
+	}
+	g.log.Warn("a Go program is traced by its sockets alone: which request a call is for is not known", args...)
 }
 
 func (g *golang) attachTo(pid uint32, p *goProcess) error {

@@ -277,7 +277,7 @@ __attribute__((noinline)) int weft_go_write(u64 key)
 	if (!c)
 		return WEFT_PROPAGATION_NONE;
 	o = &c->out;
-	weft_go_request(key, DIR_TX);
+	on_request_head(c, key, DIR_TX); /* not by a call: frames are scarce here */
 	if (c->head[REQUEST].traceparent_count)
 		return WEFT_PROPAGATION_OWN;
 	if (!inject_headers)
@@ -311,26 +311,27 @@ __attribute__((noinline)) int weft_go_write(u64 key)
 __attribute__((noinline)) int weft_go_write_clear(u64 key, u64 sk)
 {
 	struct conn *c = conn_of(key);
-	struct go_departure *before, d;
+	struct go_departure *d;
 	struct outgoing *o;
 
-	before = bpf_map_lookup_elem(&go_departures, &sk);
-	if (!c || !before || before->tuple != c->tuple || c->head[REQUEST].traceparent_count ||
+	d = bpf_map_lookup_elem(&go_departures, &sk);
+	if (!c || !d || d->tuple != c->tuple || c->head[REQUEST].traceparent_count ||
 	    !(conn_egress_headers(c, key) & inject_headers & WEFT_HEADER_TRACEPARENT))
 		return 0;
-	d = *before;
 	c->departs = sk;
 	o = &c->out;
-	if (weft_go_write(key) == WEFT_PROPAGATION_INJECTED) {
-		__builtin_memcpy(d.trace_id, o->trace_id, 16);
-		__builtin_memcpy(d.span_id, o->span_id, 8);
-		__builtin_memcpy(d.parent_id, o->parent_id, 8);
-		d.flags = o->flags;
-		d.rule = o->rule;
-		d.sampled = o->sampled;
-		d.written = 1;
-	}
-	bpf_map_update_elem(&go_departures, &sk, &d, BPF_ANY);
+	if (weft_go_write(key) != WEFT_PROPAGATION_INJECTED)
+		return 0;
+	d = bpf_map_lookup_elem(&go_departures, &sk);
+	if (!d)
+		return 0;
+	__builtin_memcpy(d->trace_id, o->trace_id, 16);
+	__builtin_memcpy(d->span_id, o->span_id, 8);
+	__builtin_memcpy(d->parent_id, o->parent_id, 8);
+	d->flags = o->flags;
+	d->rule = o->rule;
+	d->sampled = o->sampled;
+	d->written = 1;
 	return 0;
 }
 

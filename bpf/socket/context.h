@@ -268,7 +268,8 @@ __attribute__((noinline)) int weft_parent_go(u64 sk, u64 tuple)
 	if (d && d->tuple == tuple) {
 		parent = d->parent;
 		o->rule = d->rule;
-		bpf_map_delete_elem(&go_departures, &sk);
+		if (!c->departs) /* else who writes the line into it goes on with it */
+			bpf_map_delete_elem(&go_departures, &sk);
 		if (parent && !descend(o, parent)) {
 			o->rule = WEFT_PARENT_NONE;
 			count(WEFT_COUNT_UNPROVEN_ENDED);
