@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -189,15 +190,26 @@ func programsOf(o Options, capture Capture) (spec *ebpf.CollectionSpec, attached
 	if !o.injects() {
 		delete(spec.Maps, "sockets") // to create one takes CAP_NET_ADMIN, which observing does not need
 	}
-	if capture == CaptureKprobe {
-		// Before 6.1 kprobe programs want preallocated maps; the kernel log
-		// says so loudly (e679654a704e).
+	if capture == CaptureKprobe || beforeAllocator() {
+		// Before 6.1 kprobe programs want preallocated maps, and those of uprobes
+		// are such; the kernel log says so loudly (e679654a704e).
 		spec.Maps["conns"].Flags = 0
+		if capture != CaptureKprobe {
+			spec.Maps["conns"].MaxEntries = 16384 // 46 MB
+		}
 		for name, entries := range map[string]uint32{"carried_small": 16384, "carried_medium": 1024, "carried_large": 256} {
 			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
 		}
 	}
 	return spec, attached, errors.Join(holdCPU(spec, o), setConstants(spec, o, everyConstant))
+}
+
+// beforeAllocator says whether the kernel lacks the allocator that probes may use
+// (7c8199e24fa0). Nothing can be tried: the attempt is what it warns of, once in its
+// life, and with panic_on_warn it would be the end of it.
+func beforeAllocator() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version < 6<<16|1<<8
 }
 
 // load loads the programs for one way of capture and attaches them. Partial
