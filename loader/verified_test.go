@@ -78,11 +78,52 @@ func countVerified(way Capture) (map[string]int, error) {
 		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
 	}
 	defer coll.Close()
+	return countsOf(coll)
+}
+
+// goWay stands for the programs of Go sites, in the record beside the ways of capture.
+const goWay Capture = "go"
+
+// countVerifiedGo does that for the programs of Go sites, on the maps of one way.
+func countVerifiedGo(way Capture) (map[string]int, error) {
+	o := everyFeature()
+	spec, _, err := programsOf(o, way)
+	if err != nil {
+		return nil, err
+	}
+	spec.Programs = nil // the maps alone
+	first, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create maps: %w", err)
+	}
+	defer first.Close()
+	o.goWrites = mayWriteUser() == nil
+	multi := haveUprobeMulti()
+	spec, shared, err := goSpec(o, first.Maps, multi, func(program string) bool {
+		// As it is attached: one entry for all sites, or one for each.
+		return strings.HasPrefix(program, goSite) || program == goEntry && multi ||
+			program != goEntry && strings.HasPrefix(program, goEach) && !multi
+	})
+	if err != nil {
+		return nil, err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared,
+		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
+	if err != nil {
+		return nil, fmt.Errorf("load BPF programs for Go: %w", shortVerifierError(err))
+	}
+	defer coll.Close()
+	return countsOf(coll)
+}
+
+func countsOf(coll *ebpf.Collection) (map[string]int, error) {
 	out := map[string]int{}
 	for name, p := range coll.Programs {
-		if out[name], err = verifiedOf(p); err != nil {
+		n, err := verifiedOf(p)
+		if err != nil {
 			return nil, fmt.Errorf("count %s: %w", name, err)
 		}
+		out[name] = n
 	}
 	return out, nil
 }
@@ -151,6 +192,11 @@ func TestVerified(t *testing.T) {
 			t.Fatalf("%s: %v", way, err)
 		}
 		now.Ways[way] = counts
+		if now.Ways[goWay] == nil {
+			if now.Ways[goWay], err = countVerifiedGo(way); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if len(now.Ways) == 0 {
 		t.Fatal("no way of capture works on this kernel: nothing was counted")
