@@ -239,8 +239,10 @@ func (c *checker) client(id string, hop, next Hop, in wire, server *Span) (wire,
 		c.report.add("wrong-edge", "%s: not a child of its own request (%v): %s", id, server, s)
 		return out, false
 	}
-	if s.Rule != "thread" && s.Rule != "sole" {
-		c.report.add("rule", "%s: child by a rule other than thread or sole: %s", id, s)
+	switch s.Rule {
+	case "thread", "sole", "context", "goroutine", "creator":
+	default:
+		c.report.add("rule", "%s: child by a rule that finds no parent here: %s", id, s)
 	}
 	if s.Start < server.Start-slack || s.End > server.End+slack {
 		c.report.add("time", "%s: call %d..%d outside of its request %d..%d", id, s.Start, s.End, server.Start, server.End)
