@@ -81,6 +81,31 @@ __attribute__((noinline)) u64 weft_grpc_metadata(u64 data)
 	return 0;
 }
 
+/* A call that net/http serves: its exchange goes over to the goroutine that really
+ * handles it, which may be one of a pool. */
+__attribute__((noinline)) int weft_grpc_takes_over(u64 data, u64 g)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct weft_target *t = target_of(tgid);
+	struct weft_go_layout *l = go_layout_of(t);
+	u64 span_id = weft_go_descends(data);
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
+	struct exec_key k;
+
+	if (!l || !x || x->owner.kind != EXEC_GOROUTINE)
+		return 0;
+	k = x->owner;
+	exec_key_of_goroutine(&x->owner, tgid, goid_of(l, g), t->start_ns);
+	exec_leave(&k, span_id);
+	k = x->owner;
+	exec_arrive(&k, span_id);
+	if (!bpf_map_lookup_elem(&exchanges, &span_id)) {
+		exec_leave(&k, span_id); /* ended meanwhile */
+		return 0;
+	}
+	return weft_go_births(span_id, go_word(l, g, WEFT_GO_G_M));
+}
+
 /* (*Server).handleStream(t, stream) */
 __attribute__((noinline)) int weft_grpc_handler(u64 transport, u64 stream, u64 g)
 {
@@ -96,7 +121,7 @@ __attribute__((noinline)) int weft_grpc_handler(u64 transport, u64 stream, u64 g
 	stream = grpc_stream(l, stream, WEFT_GO_GRPC_SERVERSTREAM_STREAM);
 	id = go_u32(l, stream, WEFT_GO_GRPC_STREAM_ID);
 	if (!(id & 1))
-		return 0; /* of a handler of net/http */
+		return weft_grpc_takes_over(go_data(l, stream, WEFT_GO_GRPC_STREAM_CTX), g);
 	key = go_data(l, transport, WEFT_GO_GRPC_SERVER_CONN);
 	data = go_net_sock(key, &around);
 	key = virtual_key(tgid, transport, id);

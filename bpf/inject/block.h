@@ -42,6 +42,9 @@ struct go_headers {
 
 #define GO_CAP_MAX (1 << 24) /* a buffer larger than this is none */
 
+/* There is no room, nothing was written, and nothing counted. */
+#define GO_NO_ROOM 255
+
 /* A block longer than this is not copied. */
 #define GO_BLOCK_MAX 4096
 
@@ -95,7 +98,7 @@ __attribute__((noinline)) int weft_go_fields_store(u64 key, u64 to)
 /*
  * Writes what is to be written for the virtual connection `key` into the block whose
  * HeadersFrameParam is at user address `param`; `room` bytes at `spare` are free.
- * Returns enum weft_propagation.
+ * Returns enum weft_propagation, or GO_NO_ROOM.
  */
 __attribute__((noinline)) int weft_go_block(u64 key, u64 param, u64 spare, u64 room)
 {
@@ -137,10 +140,8 @@ __attribute__((noinline)) int weft_go_block(u64 key, u64 param, u64 spare, u64 r
 			goto fault;
 		return WEFT_PROPAGATION_INJECTED;
 	}
-	if (!spare || p.len > GO_BLOCK_MAX || room < p.len + n) {
-		count(WEFT_COUNT_REFUSED_BUFFER);
-		return WEFT_PROPAGATION_REFUSED;
-	}
+	if (!spare || p.len > GO_BLOCK_MAX || room < p.len + n)
+		return GO_NO_ROOM;
 	if (weft_go_move(key, spare, p.at, p.len) || weft_go_fields_store(key, spare + p.len))
 		goto fault;
 	p.at = spare;
@@ -198,6 +199,17 @@ __attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf
 		room = behind;
 	}
 	propagation = weft_go_block(key, param, spare, room);
+	if (propagation == GO_NO_ROOM && !(c->http & WEFT_HTTP_TLS) && c->sk) {
+		/* The connection's first buffers are small. Its first frames can be
+		 * grown on their way out, too. */
+		c->writes = 0;
+		c->by_msg = 1;
+		return weft_stream_departs(key, c->object);
+	}
+	if (propagation == GO_NO_ROOM) {
+		count(WEFT_COUNT_REFUSED_BUFFER);
+		propagation = WEFT_PROPAGATION_REFUSED;
+	}
 	if (propagation == WEFT_PROPAGATION_INJECTED) {
 		if (c->out.write & WEFT_HEADER_TRACEPARENT)
 			count(WEFT_COUNT_INJECTED_MEMORY);
