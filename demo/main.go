@@ -4,9 +4,9 @@
 //	weft exec -- demo
 //
 // The shop serves every request on a thread of its own with blocking system
-// calls, as Flask, Puma or PHP-FPM do. A net/http server would not: its
-// goroutines move between threads, and who called whom is then not to be seen
-// from the thread.
+// calls, as Flask, Puma or PHP-FPM do. The customer looks round for DEMO_PAUSE
+// first (500ms if that is not set): a Go program is followed from within a moment
+// after it started.
 package main
 
 import (
@@ -66,6 +66,17 @@ func visit() error {
 		if err != nil {
 			return err
 		}
+	}
+	pause := 500 * time.Millisecond
+	if text := os.Getenv("DEMO_PAUSE"); text != "" {
+		if pause, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("DEMO_PAUSE: %w; a duration is written like 500ms or 2s", err)
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pause):
 	}
 	// One thread, so that it is one customer.
 	runtime.LockOSThread()

@@ -25,8 +25,9 @@ type golang struct {
 	memory   error // why no program's memory may be written; nil: it may
 	programs *goPrograms
 
-	work  sync.WaitGroup
-	queue chan struct{} // one token while tasks wait
+	work   sync.WaitGroup
+	queue  chan struct{} // one token while tasks wait
+	loaded chan struct{} // closed once the first programs are, or cannot be
 
 	mu      sync.Mutex
 	tasks   []func()
@@ -76,7 +77,7 @@ type fileID struct {
 const maxGoTasks = 1 << 16
 
 func newGolang(o Options, shared map[string]*ebpf.Map) *golang {
-	g := &golang{log: o.Log, failed: o.failed, memory: mayWriteUser(), queue: make(chan struct{}, 1),
+	g := &golang{log: o.Log, failed: o.failed, memory: mayWriteUser(), queue: make(chan struct{}, 1), loaded: make(chan struct{}),
 		pending: map[uint32]uint64{}, warned: map[string]bool{},
 		refused: map[goWave]bool{}, processes: map[uint32]*goProcess{}, binaries: map[fileID]*goBinary{},
 		analyses: gobin.NewCache(maxBinaries), layouts: layouts{m: shared["go_layouts"]}}
@@ -84,7 +85,10 @@ func newGolang(o Options, shared map[string]*ebpf.Map) *golang {
 	g.programs = newGoPrograms(o, shared)
 	g.work.Go(g.run)
 	// Most programs that HTTP concerns need these, so they need not wait for one.
-	g.do(func() { g.ensure(waveHTTP) }) //nolint:errcheck // who attaches is told again
+	g.do(func() {
+		g.ensure(waveHTTP) //nolint:errcheck // who attaches is told again
+		close(g.loaded)
+	})
 	return g
 }
 

@@ -144,6 +144,12 @@ func (e *execCmd) trace(a *agent, path string, command []string, s *streams) (in
 	// A reader that goes away (`2>&1 | head`) must not end weft before it has
 	// cleaned up. Notified rather than ignored: CMD must not inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	select {
+	case <-a.loader.GoLoaded(): // its first requests count
+	case <-signals:
+		stop()
+		return exitError, errors.Join(errors.New("interrupted before the command began"), unfollow(), <-traced)
+	}
 	err = cmd.Start()
 	err = errors.Join(err, unfollow())
 	if err != nil {

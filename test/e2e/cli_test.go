@@ -285,6 +285,7 @@ func TestReceiverAway(t *testing.T) {
 
 // TestExecDemo is the README's first command.
 func TestExecDemo(t *testing.T) {
+	t.Setenv("DEMO_PAUSE", "4s") // for a machine with much else to do
 	demo := goProgram(t, "./demo")
 	run := weftExec(t, nil, demo)
 	if run.status != 0 || strings.Count(run.stdout, "\n") != 3 {
