@@ -76,7 +76,9 @@ type GolangConn struct {
 	Object         uint64
 	Writes         uint8
 	Unsettled      uint8
-	Pad            [6]uint8
+	Over           uint8
+	Rpc            uint8
+	Pad            [4]uint8
 	Pending        [8]struct {
 		_           structs.HostLayout
 		SpanId      uint64
@@ -250,7 +252,8 @@ type GolangGoDeparture struct {
 	Sampled  uint8
 	Http     uint8
 	Over     uint8
-	Pad      [2]uint8
+	Rpc      uint8
+	Pad      [1]uint8
 }
 
 type GolangLimit struct {

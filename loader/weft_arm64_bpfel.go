@@ -83,7 +83,9 @@ type WeftConn struct {
 	Object         uint64
 	Writes         uint8
 	Unsettled      uint8
-	Pad            [6]uint8
+	Over           uint8
+	Rpc            uint8
+	Pad            [4]uint8
 	Pending        [8]struct {
 		_           structs.HostLayout
 		SpanId      uint64
@@ -257,7 +259,8 @@ type WeftGoDeparture struct {
 	Sampled  uint8
 	Http     uint8
 	Over     uint8
-	Pad      [2]uint8
+	Rpc      uint8
+	Pad      [1]uint8
 }
 
 type WeftLimit struct {

@@ -274,6 +274,7 @@ __attribute__((noinline)) int weft_grpc_originate(u64 loopy, u64 headers, u64 go
 	struct weft_go_layout *l = go_layout();
 	u64 key, queued, fields[2] = {};
 	struct go_departure *d;
+	u8 over = 0, rpc = 0;
 	struct conn *c;
 
 	if (!l)
@@ -282,19 +283,22 @@ __attribute__((noinline)) int weft_grpc_originate(u64 loopy, u64 headers, u64 go
 	key = virtual_key(tgid, go_word(l, loopy, WEFT_GO_GRPC_LOOPY_FRAMER), id);
 	d = bpf_map_lookup_elem(&go_departures, &key);
 	if (d && d->over) {
-		bpf_map_delete_elem(&go_departures, &key);
-		return 0;
+		over = d->over;
+		rpc = d->rpc;
 	}
 	queued = virtual_key(tgid, headers, 0);
 	departure_move(queued, key);
 	d = bpf_map_lookup_elem(&go_departures, &key);
-	/* Older versions have one function for these and for a server's responses. */
-	if (!d || weft_go_conn(key, d->sk, WEFT_ROLE_CLIENT, d->http))
+	/* Older versions have one function for these and for a server's responses. What
+	 * says that the call is over is no departure. */
+	if (!d || d->over || weft_go_conn(key, d->sk, WEFT_ROLE_CLIENT, d->http))
 		return 0;
 	c = conn_of(key);
 	if (!c)
 		return 0;
 	c->start_ns = bpf_ktime_get_ns();
+	c->over = over;
+	c->rpc = rpc;
 	bpf_probe_read_user(fields, sizeof(fields),
 			    (void *)go_field(l, headers, WEFT_GO_GRPC_HEADERFRAME_HF));
 	if (weft_go_fields(key, fields[0], fields[1]))
@@ -317,13 +321,13 @@ WEFT_INLINE void go_on_grpc_originate(struct go_regs *ctx, struct go_here *h)
 /*
  * (*http2Client).closeStream(s, err, rst, rstCode, st, mdata, eosReceived): once when
  * the stream ends, and once more when the call is over. If the first comes before the
- * headers are written, that is left for who writes them.
+ * headers are written, that is left for who writes them: they leave nevertheless.
  */
 __attribute__((noinline)) int weft_grpc_client_end(u64 transport, u64 stream, u64 status, u32 eos)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, end;
 	struct weft_go_layout *l = go_layout();
-	struct go_departure over = { .over = 1 };
+	struct go_departure over = {};
 	struct conn *c;
 	u64 key;
 	u8 rpc;
@@ -333,20 +337,22 @@ __attribute__((noinline)) int weft_grpc_client_end(u64 transport, u64 stream, u6
 	stream = grpc_stream(l, stream, WEFT_GO_GRPC_CLIENTSTREAM_STREAM);
 	key = virtual_key(tgid, go_word(l, transport, WEFT_GO_GRPC_CLIENT_FRAMER),
 			  go_u32(l, stream, WEFT_GO_GRPC_STREAM_ID));
-	c = conn_of(key);
-	if (!c) {
-		if (go_u32(l, stream, WEFT_GO_GRPC_STREAM_STATE) != GRPC_STREAM_DONE)
-			bpf_map_update_elem(&go_departures, &key, &over, BPF_ANY);
-		return 0;
-	}
 	rpc = grpc_code(l, status);
-	stream_late(c, key);
-	grpc_status(c, rpc);
 	end = WEFT_END_RESET;
 	if (rpc == 1 + GRPC_CANCELED)
 		end = WEFT_END_CANCELLED;
 	if (rpc == 1 + GRPC_DEADLINE_EXCEEDED)
 		end = WEFT_END_TIMEOUT;
+	c = conn_of(key);
+	if (!c) {
+		over.over = 1 + end;
+		over.rpc = rpc;
+		if (go_u32(l, stream, WEFT_GO_GRPC_STREAM_STATE) != GRPC_STREAM_DONE)
+			bpf_map_update_elem(&go_departures, &key, &over, BPF_ANY);
+		return 0;
+	}
+	stream_late(c, key);
+	grpc_status(c, rpc);
 	if (eos) {
 		go_response(c, 200);
 		end = WEFT_END_COMPLETE;

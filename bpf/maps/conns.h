@@ -148,7 +148,9 @@ struct conn {
 	u64 object;	   /* of a virtual connection: what its sites have to find again */
 	u8 writes;	   /* of a virtual connection: its heads are edited in user memory */
 	u8 unsettled; /* of a virtual connection: a request's records are still to be written */
-	u8 pad[6];
+	u8 over;      /* of a virtual connection: 1 + enum weft_end, if the call ended unsent */
+	u8 rpc;	      /* and how, as in struct pending */
+	u8 pad[4];
 	struct pending pending[PIPELINE_MAX];
 	struct outgoing out;
 	struct direction dir[2];

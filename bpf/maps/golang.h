@@ -60,8 +60,9 @@ struct go_departure {
 	u8 written; /* the line is in the head that leaves next */
 	u8 sampled;
 	u8 http;    /* enum weft_http; with sk */
-	u8 over;    /* the call has ended before it got its stream */
-	u8 pad[2];
+	u8 over;    /* 1 + enum weft_end: the call ended before it got its stream */
+	u8 rpc;	    /* and how, as in struct pending */
+	u8 pad[1];
 };
 
 struct {

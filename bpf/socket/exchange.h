@@ -431,7 +431,8 @@ WEFT_INLINE void emit(struct conn *c, u64 sk, u32 dir, u32 propagation)
 }
 
 /* What was to be written into the request of a virtual connection has been, or not:
- * its records. The program's own traceparent counts for more. */
+ * its records, and those of its end if the call was given up meanwhile. The program's
+ * own traceparent counts for more. */
 __attribute__((noinline)) int weft_stream_settle(u64 key, u32 propagation)
 {
 	struct conn *c = conn_of(key);
@@ -441,5 +442,11 @@ __attribute__((noinline)) int weft_stream_settle(u64 key, u32 propagation)
 	if (c->head[REQUEST].traceparent_count)
 		propagation = WEFT_PROPAGATION_OWN;
 	emit(c, key, DIR_TX, propagation);
+	if (!c->over)
+		return 0;
+	c->pending[c->first & (PIPELINE_MAX - 1)].rpc = c->rpc;
+	weft_abandon(key, c->over - 1);
+	slot_put(c);
+	bpf_map_delete_elem(&conns, &key);
 	return 0;
 }
