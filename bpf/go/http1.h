@@ -288,6 +288,11 @@ __attribute__((noinline)) int weft_go_write(u64 key)
 		return WEFT_PROPAGATION_WITHHELD;
 	weft_lines(key);
 	if (o->lines_len > c->dir[DIR_TX].cursor.left) {
+		if (c->departs) {
+			/* In the clear: the socket tier has room for all of them. */
+			count(WEFT_COUNT_REFUSED_BUFFER);
+			return WEFT_PROPAGATION_REFUSED;
+		}
 		count(WEFT_COUNT_WITHHELD_SPACE);
 		o->write = WEFT_HEADER_TRACEPARENT;
 		weft_lines(key);
