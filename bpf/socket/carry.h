@@ -159,7 +159,8 @@ __attribute__((noinline)) int weft_tracestate_close(u64 sk, u32 keep)
 		tracestate_reset(t);
 		return 0;
 	}
-	count(WEFT_COUNT_TRACESTATE_KEPT);
+	if (!c->out.written) /* else it is weft's own line, read back */
+		count(WEFT_COUNT_TRACESTATE_KEPT);
 	if (tracestate_cut(t))
 		count(WEFT_COUNT_TRACESTATE_CUT);
 	tracestate_ot(t, &s->ot);
@@ -185,7 +186,7 @@ __attribute__((noinline)) int weft_baggage_close(u64 sk)
 		count_n(WEFT_COUNT_BAGGAGE_MALFORMED, b->malformed);
 	if (b->dropped)
 		count_n(WEFT_COUNT_BAGGAGE_CUT, b->dropped);
-	if (b->len)
+	if (b->len && !c->out.written)
 		count(WEFT_COUNT_BAGGAGE_KEPT);
 	return 0;
 }
