@@ -131,7 +131,7 @@ func (s *strangers) observe(t *testing.T, a *agent) effects {
 		defer resp.Body.Close()
 		body, err := io.ReadAll(resp.Body)
 		o.ready = strings.TrimSpace(string(body))
-		if err == nil && o.ready == "starting" {
+		if err == nil && (o.ready == "starting" || strings.HasPrefix(o.ready, "attaching to Go programs")) {
 			err = errors.New(o.ready)
 		}
 		if resp.StatusCode == http.StatusOK {

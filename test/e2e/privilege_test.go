@@ -149,6 +149,7 @@ func TestPrivilegeExec(t *testing.T) {
 	t.Run("least", func(t *testing.T) {
 		confine(t, privilege.BPF, privilege.Perfmon, privilege.NetAdmin, privilege.SysResource)
 		_, rows := askDoctor(t)
+		t.Setenv("DEMO_PAUSE", "4s")
 		run := weftExec(t, nil, demo)
 		if run.status != 0 || len(run.spans) != 16 {
 			t.Fatalf("status %d, %d spans\n%s", run.status, len(run.spans), run.stderr)
