@@ -228,11 +228,7 @@ func (f *finder) relook(h Handler, pids []uint32) {
 func (f *finder) target(p *process, start uint64, flags uint32, name string) WeftWeftTarget {
 	t := WeftWeftTarget{StartNs: start, Flags: flags | p.targetFlags(),
 		Rules: f.sampling.rulesFor(name), Service: f.services.index(name)}
-	known := f.tracked[p.pid]
-	if f.golang != nil && p.migrates() && (known == nil || !known.golang.told) {
-		t.Flags |= uint32(WeftWeftTargetFlagWEFT_TARGET_PENDING)
-	}
-	if known != nil {
+	if known := f.tracked[p.pid]; known != nil {
 		t.GoLayout, t.GoBias, t.GoFlags = known.golang.layout, known.golang.bias, known.golang.use
 	}
 	return t
@@ -256,12 +252,11 @@ func (f *finder) goAttached(all []goAttached) {
 			continue // it has ended meanwhile, or executes something else
 		}
 		t.golang = a
-		t.golang.asked, t.golang.told = true, true
+		t.golang.asked = true
 		var target WeftWeftTarget
 		err := f.targets.Lookup(a.pid, &target)
 		if err == nil {
 			target.GoLayout, target.GoBias, target.GoFlags = a.layout, a.bias, a.use
-			target.Flags &^= uint32(WeftWeftTargetFlagWEFT_TARGET_PENDING)
 			err = f.targets.Update(a.pid, target, ebpf.UpdateExist)
 		}
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -48,10 +48,9 @@ type golang struct {
 // goAttached is what the kernel is to be told of a process.
 type goAttached struct {
 	asked  bool // the worker has been told of it
-	told   bool // and has answered; layout 0: it is traced by its sockets alone
 	pid    uint32
 	start  uint64
-	layout uint32 // 1 + index into go_layouts
+	layout uint32 // 1 + index into go_layouts; 0: it is traced by its sockets alone
 	use    uint32 // enum weft_go_use
 	bias   uint64
 }

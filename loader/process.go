@@ -101,7 +101,7 @@ func (p *process) migrates() bool {
 // targetFlags are the flags of its entry in the targets map.
 func (p *process) targetFlags() uint32 {
 	if p.migrates() {
-		return uint32(WeftWeftTargetFlagWEFT_TARGET_MIGRATES)
+		return uint32(WeftWeftTargetFlagWEFT_TARGET_MIGRATES | WeftWeftTargetFlagWEFT_TARGET_GO)
 	}
 	return 0
 }

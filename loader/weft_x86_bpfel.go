@@ -752,7 +752,7 @@ const (
 	WeftWeftTargetFlagWEFT_TARGET_PARENT   WeftWeftTargetFlag = 2
 	WeftWeftTargetFlagWEFT_TARGET_QUIET    WeftWeftTargetFlag = 4
 	WeftWeftTargetFlagWEFT_TARGET_MIGRATES WeftWeftTargetFlag = 8
-	WeftWeftTargetFlagWEFT_TARGET_PENDING  WeftWeftTargetFlag = 16
+	WeftWeftTargetFlagWEFT_TARGET_GO       WeftWeftTargetFlag = 16
 )
 
 // Names of all BPF objects in the ELF.

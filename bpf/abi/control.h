@@ -8,7 +8,7 @@ enum weft_target_flag {
 	WEFT_TARGET_PARENT = 2,	  /* not itself selected, its children are */
 	WEFT_TARGET_QUIET = 4,	  /* no events and no context (the self-test) */
 	WEFT_TARGET_MIGRATES = 8, /* work moves between threads: they tell nothing */
-	WEFT_TARGET_PENDING = 16, /* Go, and user space is about to tell where goroutines are */
+	WEFT_TARGET_GO = 16,	  /* in Go: without its layout, nothing tells whom a call is for */
 };
 
 struct weft_target {

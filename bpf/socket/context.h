@@ -311,8 +311,8 @@ __attribute__((noinline)) int weft_parent(u64 sk)
 		exec_key_widen(&k);
 	s = bpf_map_lookup_elem(&threads, &k);
 	o->rule = WEFT_PARENT_NONE;
-	if (s && (s->in_flight > 1 || (s->in_flight && t && t->flags & WEFT_TARGET_PENDING)))
-		o->rule = WEFT_PARENT_AMBIGUOUS; /* or soon to be told apart */
+	if (s && (s->in_flight > 1 || (s->in_flight && t && t->flags & WEFT_TARGET_GO)))
+		o->rule = WEFT_PARENT_AMBIGUOUS;
 	else if (s && s->in_flight == 1 && descend(o, s->sum))
 		o->rule = s->interleaved || k.kind == EXEC_PROCESS ? WEFT_PARENT_SOLE :
 								     WEFT_PARENT_THREAD;

@@ -67,7 +67,7 @@ func TestGoUnknownVersion(t *testing.T) {
 	h := newGoHost(t)
 	r := startGoRig(t, h, bin, "http1", parseGo(t, known.Toolchain))
 	r.trace(t)
-	tally := r.measure("unknown", scaled(t, 200), truth.Calls{Inexact: true}, somePatterns("same", "post", "go", "pool", "fan", "own")...)
+	tally := r.measure("unknown", scaled(t, 200), truth.Calls{Inexact: true}, somePatterns("same", "post", "go", "pool", "fan", "own", "late", "forget", "forget-ctx")...)
 	t.Logf("%v", tally)
 	if err := tally.Err(); err != nil {
 		t.Error(err)
