@@ -166,10 +166,7 @@ func predictHead(t *testing.T, addr string, r strict.Request) []byte {
 // TestGoReuse sends many requests over one connection: each has a trace of its
 // own, and a span.
 func TestGoReuse(t *testing.T) {
-	n := scaled(t, 20_000)
-	if os.Getenv("WEFT_E2E_GO") == "full" {
-		n = scaled(t, 100_000)
-	}
+	n := scaled(t, 100_000)
 	c := startGoCaller(t, 1)
 	requests := c.order(goOrder{Prefix: "reuse", Count: n, Concurrency: 4, Kind: "get", Pad: 20})
 	traces := map[string]string{}

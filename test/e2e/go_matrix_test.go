@@ -62,7 +62,7 @@ func TestGoMixed(t *testing.T) {
 			if r == nil {
 				t.Skip("no Go here to build it, and deps.sh does not bring it: it runs on the host")
 			}
-			r.mixed(t, names[i], scaled(t, 150))
+			r.mixed(t, names[i], scaled(t, 160)) // of each pattern: 5,120 in all
 		})
 	}
 	h.end(t)

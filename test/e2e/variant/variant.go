@@ -71,9 +71,13 @@ func GRPC() []Variant {
 }
 
 // Small is what every run of the tests covers: static programs of five versions
-// of Go, stripped and not.
+// of Go, each stripped and not.
 func Small() []Variant {
-	return []Variant{Go("", false), Go("1.24.13", true), Go("1.22.12", false), Go("1.21.13", true), Go("1.19.13", false), Go("1.19.13", true)}
+	var all []Variant
+	for _, toolchain := range []string{"", "1.24.13", "1.22.12", "1.21.13", "1.19.13"} {
+		all = append(all, Go(toolchain, false), Go(toolchain, true))
+	}
+	return all
 }
 
 // Full is every version of Go, each stripped or not, PIE or not, and without
