@@ -26,6 +26,7 @@ type finder struct {
 	around   func(pid uint32, cgroup string) map[string]string // Options.Attributes
 	targets  *ebpf.Map
 	threads  *ebpf.Map // nil: nothing is forgotten there
+	virtuals *virtuals // nil: none is freed
 	inject   *injector // nil: observing only
 	golang   *golang   // nil: Go programs are like any other
 	failed   *attachFailures
@@ -90,6 +91,7 @@ func (f *finder) scan(h Handler) error {
 // tick drops what ended unnoticed, and warns once if nothing matched for a while.
 func (f *finder) tick(h Handler, now time.Time) {
 	f.sweepSome(h, now)
+	f.virtuals.sweepSome(now)
 	if f.selector == nil || f.warned || len(f.tracked) > 0 || now.Sub(f.started) < unmatchedAfter {
 		return
 	}

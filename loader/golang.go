@@ -24,6 +24,7 @@ type golang struct {
 	failed   *attachFailures
 	memory   error // why no program's memory may be written; nil: it may
 	programs *goPrograms
+	attached goProbes
 
 	work   sync.WaitGroup
 	queue  chan struct{} // one token while tasks wait
@@ -61,8 +62,9 @@ type goProcess struct {
 	binary *goBinary
 	bias   uint64
 	links  goLinks
-	tls    bool // the sites for TLS too
-	asked  bool // for them
+	probes goProbes // behind links
+	tls    bool     // the sites for TLS too
+	asked  bool     // for them
 }
 
 // fileID tells one executable from another, also where it has been replaced in place.
@@ -358,10 +360,12 @@ func (g *golang) detach(pid uint32) {
 	}
 	delete(g.processes, pid)
 	p.binary.users--
+	p.probes.leave(&g.attached)
 	links := p.links
 	if p.binary.users == 0 {
 		links = append(links, p.binary.links...)
 		p.binary.links, p.binary.attached = nil, nil
+		p.binary.count.leave(&g.attached)
 	}
 	g.closing(links)
 }

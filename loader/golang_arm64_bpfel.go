@@ -256,6 +256,13 @@ type GolangGoDeparture struct {
 	Pad      [1]uint8
 }
 
+type GolangGoGoroutine struct {
+	_       structs.HostLayout
+	StartNs uint64
+	Goid    uint64
+	Tgid    uint64
+}
+
 type GolangLimit struct {
 	_     structs.HostLayout
 	DueNs uint64
@@ -402,6 +409,7 @@ type GolangWeftGoLayout struct {
 	_       structs.HostLayout
 	Goidgen uint64
 	Allp    uint64
+	Allgs   uint64
 	Guarded uint64
 	TlsG    int32
 	Flags   uint32
@@ -464,6 +472,7 @@ const (
 	GolangMapEvents                      = "events"
 	GolangMapExchanges                   = "exchanges"
 	GolangMapGoContexts                  = "go_contexts"
+	GolangMapGoCreators                  = "go_creators"
 	GolangMapGoDepartures                = "go_departures"
 	GolangMapGoLayouts                   = "go_layouts"
 	GolangMapGoSites                     = "go_sites"
@@ -693,6 +702,7 @@ type GolangMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Exchanges     *ebpf.MapSpec `ebpf:"exchanges"`
 	GoContexts    *ebpf.MapSpec `ebpf:"go_contexts"`
+	GoCreators    *ebpf.MapSpec `ebpf:"go_creators"`
 	GoDepartures  *ebpf.MapSpec `ebpf:"go_departures"`
 	GoLayouts     *ebpf.MapSpec `ebpf:"go_layouts"`
 	GoSites       *ebpf.MapSpec `ebpf:"go_sites"`
@@ -758,6 +768,7 @@ type GolangMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	Exchanges     *ebpf.Map `ebpf:"exchanges"`
 	GoContexts    *ebpf.Map `ebpf:"go_contexts"`
+	GoCreators    *ebpf.Map `ebpf:"go_creators"`
 	GoDepartures  *ebpf.Map `ebpf:"go_departures"`
 	GoLayouts     *ebpf.Map `ebpf:"go_layouts"`
 	GoSites       *ebpf.Map `ebpf:"go_sites"`
@@ -787,6 +798,7 @@ func (m *GolangMaps) Close() error {
 		m.Events,
 		m.Exchanges,
 		m.GoContexts,
+		m.GoCreators,
 		m.GoDepartures,
 		m.GoLayouts,
 		m.GoSites,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -59,6 +60,34 @@ type goProbe struct {
 	entry *ebpf.Program
 }
 
+// goProbes counts attached probes, by what a hit costs.
+type goProbes struct{ emulated, stepped atomic.Int64 }
+
+// add counts probes here and in all.
+func (n *goProbes) add(all *goProbes, probes []goProbe) {
+	for _, p := range probes {
+		if p.Emulated {
+			n.emulated.Add(1)
+			all.emulated.Add(1)
+		} else {
+			n.stepped.Add(1)
+			all.stepped.Add(1)
+		}
+	}
+}
+
+// leave takes them out of all.
+func (n *goProbes) leave(all *goProbes) {
+	all.emulated.Add(-n.emulated.Swap(0))
+	all.stepped.Add(-n.stepped.Swap(0))
+}
+
+// GoProbes are the probes attached to Go programs now: those on instructions that the
+// kernel emulates, and those that it steps over, which cost several times as much.
+func (l *Loader) GoProbes() (emulated, stepped int64) {
+	return l.golang.attached.emulated.Load(), l.golang.attached.stepped.Load()
+}
+
 // attachSites attaches those of these waves to a process. On failure none is.
 func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
 	probes, err := g.wanted(p.binary, waves)
@@ -89,6 +118,7 @@ func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
 			return fmt.Errorf("attach to %d places of %s: %w", len(probes), p.binary.path, err)
 		}
 		p.links = append(p.links, l)
+		p.probes.add(&g.attached, probes)
 		return nil
 	}
 	return g.attachInode(ex, p.binary, probes)
@@ -98,7 +128,7 @@ func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
 // processes of that file, of which the programs leave alone those not selected.
 func (g *golang) attachInode(ex *link.Executable, b *goBinary, probes []goProbe) error {
 	var links goLinks
-	var fresh []uint64
+	var fresh []goProbe
 	for _, probe := range probes {
 		if b.attached[probe.Offset] {
 			continue
@@ -108,14 +138,15 @@ func (g *golang) attachInode(ex *link.Executable, b *goBinary, probes []goProbe)
 			return errors.Join(fmt.Errorf("attach to %s of %s: %w", probe.Function, b.path, err), links.close())
 		}
 		links = append(links, l)
-		fresh = append(fresh, probe.Offset)
+		fresh = append(fresh, probe)
 	}
 	if b.attached == nil {
 		b.attached = map[uint64]bool{}
 	}
-	for _, offset := range fresh {
-		b.attached[offset] = true
+	for _, probe := range fresh {
+		b.attached[probe.Offset] = true
 	}
+	b.count.add(&g.attached, fresh)
 	b.links = append(b.links, links...)
 	return nil
 }

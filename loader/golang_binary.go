@@ -22,6 +22,7 @@ type goBinary struct {
 	// Where the kernel has no uprobe_multi, the probes are the inode's.
 	links    goLinks
 	attached map[uint64]bool // by place in the file
+	count    goProbes        // of those
 }
 
 // maxBinaries bounds the analyses that are kept.
@@ -144,5 +145,5 @@ func (l *layouts) free(b *goBinary) {
 }
 
 func kernelLayout(l gobin.Layout) WeftWeftGoLayout {
-	return WeftWeftGoLayout{Goidgen: l.Goidgen, Allp: l.Allp, Guarded: l.Guarded, TlsG: l.TLSG, Flags: l.Flags, Offset: l.Offset}
+	return WeftWeftGoLayout{Goidgen: l.Goidgen, Allp: l.Allp, Allgs: l.Allgs, Guarded: l.Guarded, TlsG: l.TLSG, Flags: l.Flags, Offset: l.Offset}
 }

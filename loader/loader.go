@@ -89,6 +89,7 @@ func New(o Options) (*Loader, error) {
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
 	l.finder.threads = coll.Maps["threads"]
+	l.finder.virtuals = newVirtuals(o.Log, coll.Maps)
 	l.golang = newGolang(o, coll.Maps)
 	l.finder.golang = l.golang
 	l.alone = o.Alone

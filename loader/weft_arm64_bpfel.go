@@ -263,6 +263,13 @@ type WeftGoDeparture struct {
 	Pad      [1]uint8
 }
 
+type WeftGoGoroutine struct {
+	_       structs.HostLayout
+	StartNs uint64
+	Goid    uint64
+	Tgid    uint64
+}
+
 type WeftLimit struct {
 	_     structs.HostLayout
 	DueNs uint64
@@ -458,34 +465,35 @@ const (
 	WeftWeftCounterWEFT_COUNT_UNPROVEN_ENDED       WeftWeftCounter = 55
 	WeftWeftCounterWEFT_COUNT_UNPROVEN_CREATOR     WeftWeftCounter = 56
 	WeftWeftCounterWEFT_COUNT_UNPROVEN_MEMORY      WeftWeftCounter = 57
-	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 58
-	WeftWeftCounterWEFT_COUNT_INJECTED_MEMORY      WeftWeftCounter = 59
-	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 60
-	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 61
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 62
-	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 63
-	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 64
-	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 65
-	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 66
-	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 67
-	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 68
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 69
-	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 70
-	WeftWeftCounterWEFT_COUNT_REFUSED_FRAMES       WeftWeftCounter = 71
-	WeftWeftCounterWEFT_COUNT_REFUSED_PADDED       WeftWeftCounter = 72
-	WeftWeftCounterWEFT_COUNT_REFUSED_LONG         WeftWeftCounter = 73
-	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 74
-	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 75
-	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 76
-	WeftWeftCounterWEFT_COUNT_REFUSED_BUFFER       WeftWeftCounter = 77
-	WeftWeftCounterWEFT_COUNT_REFUSED_LIVE         WeftWeftCounter = 78
-	WeftWeftCounterWEFT_COUNT_REFUSED_VERSION      WeftWeftCounter = 79
-	WeftWeftCounterWEFT_COUNT_REFUSED_TLS          WeftWeftCounter = 80
-	WeftWeftCounterWEFT_COUNT_REFUSED_FAULT        WeftWeftCounter = 81
-	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 82
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 83
-	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 84
-	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 85
+	WeftWeftCounterWEFT_COUNT_UNPROVEN_GONE        WeftWeftCounter = 58
+	WeftWeftCounterWEFT_COUNT_INJECTED_SOCKET      WeftWeftCounter = 59
+	WeftWeftCounterWEFT_COUNT_INJECTED_MEMORY      WeftWeftCounter = 60
+	WeftWeftCounterWEFT_COUNT_WRITTEN_TRACESTATE   WeftWeftCounter = 61
+	WeftWeftCounterWEFT_COUNT_WRITTEN_BAGGAGE      WeftWeftCounter = 62
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACEPARENT WeftWeftCounter = 63
+	WeftWeftCounterWEFT_COUNT_WITHHELD_TRACESTATE  WeftWeftCounter = 64
+	WeftWeftCounterWEFT_COUNT_WITHHELD_BAGGAGE     WeftWeftCounter = 65
+	WeftWeftCounterWEFT_COUNT_WITHHELD_SPACE       WeftWeftCounter = 66
+	WeftWeftCounterWEFT_COUNT_REFUSED_SPLIT        WeftWeftCounter = 67
+	WeftWeftCounterWEFT_COUNT_REFUSED_ROOM         WeftWeftCounter = 68
+	WeftWeftCounterWEFT_COUNT_REFUSED_MEMORY       WeftWeftCounter = 69
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAR          WeftWeftCounter = 70
+	WeftWeftCounterWEFT_COUNT_REFUSED_NAGLE        WeftWeftCounter = 71
+	WeftWeftCounterWEFT_COUNT_REFUSED_FRAMES       WeftWeftCounter = 72
+	WeftWeftCounterWEFT_COUNT_REFUSED_PADDED       WeftWeftCounter = 73
+	WeftWeftCounterWEFT_COUNT_REFUSED_LONG         WeftWeftCounter = 74
+	WeftWeftCounterWEFT_COUNT_REFUSED_OFF          WeftWeftCounter = 75
+	WeftWeftCounterWEFT_COUNT_REFUSED_EXPIRED      WeftWeftCounter = 76
+	WeftWeftCounterWEFT_COUNT_REFUSED_DAMAGED      WeftWeftCounter = 77
+	WeftWeftCounterWEFT_COUNT_REFUSED_BUFFER       WeftWeftCounter = 78
+	WeftWeftCounterWEFT_COUNT_REFUSED_LIVE         WeftWeftCounter = 79
+	WeftWeftCounterWEFT_COUNT_REFUSED_VERSION      WeftWeftCounter = 80
+	WeftWeftCounterWEFT_COUNT_REFUSED_TLS          WeftWeftCounter = 81
+	WeftWeftCounterWEFT_COUNT_REFUSED_FAULT        WeftWeftCounter = 82
+	WeftWeftCounterWEFT_COUNT_MIGRATES_SEEN        WeftWeftCounter = 83
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_ADDED       WeftWeftCounter = 84
+	WeftWeftCounterWEFT_COUNT_SOCKHASH_FAILED      WeftWeftCounter = 85
+	WeftWeftCounterWEFT_COUNT_MAX                  WeftWeftCounter = 86
 )
 
 type WeftWeftEdge struct {
@@ -551,6 +559,7 @@ type WeftWeftGoLayout struct {
 	_       structs.HostLayout
 	Goidgen uint64
 	Allp    uint64
+	Allgs   uint64
 	Guarded uint64
 	TlsG    int32
 	Flags   uint32
@@ -775,6 +784,7 @@ const (
 	WeftMapEvents               = "events"
 	WeftMapExchanges            = "exchanges"
 	WeftMapGoContexts           = "go_contexts"
+	WeftMapGoCreators           = "go_creators"
 	WeftMapGoDepartures         = "go_departures"
 	WeftMapGoLayouts            = "go_layouts"
 	WeftMapIdle                 = "idle"
@@ -946,6 +956,7 @@ type WeftMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Exchanges     *ebpf.MapSpec `ebpf:"exchanges"`
 	GoContexts    *ebpf.MapSpec `ebpf:"go_contexts"`
+	GoCreators    *ebpf.MapSpec `ebpf:"go_creators"`
 	GoDepartures  *ebpf.MapSpec `ebpf:"go_departures"`
 	GoLayouts     *ebpf.MapSpec `ebpf:"go_layouts"`
 	Idle          *ebpf.MapSpec `ebpf:"idle"`
@@ -1039,6 +1050,7 @@ type WeftMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	Exchanges     *ebpf.Map `ebpf:"exchanges"`
 	GoContexts    *ebpf.Map `ebpf:"go_contexts"`
+	GoCreators    *ebpf.Map `ebpf:"go_creators"`
 	GoDepartures  *ebpf.Map `ebpf:"go_departures"`
 	GoLayouts     *ebpf.Map `ebpf:"go_layouts"`
 	Idle          *ebpf.Map `ebpf:"idle"`
@@ -1070,6 +1082,7 @@ func (m *WeftMaps) Close() error {
 		m.Events,
 		m.Exchanges,
 		m.GoContexts,
+		m.GoCreators,
 		m.GoDepartures,
 		m.GoLayouts,
 		m.Idle,

@@ -157,6 +157,7 @@ enum weft_counter {
 	WEFT_COUNT_UNPROVEN_ENDED,   /* the request it was made for has been answered */
 	WEFT_COUNT_UNPROVEN_CREATOR, /* made by a goroutine that serves one: not known that for it */
 	WEFT_COUNT_UNPROVEN_MEMORY,  /* the goroutine could not be read */
+	WEFT_COUNT_UNPROVEN_GONE,    /* one of those it was made by has left no trace */
 	WEFT_COUNT_INJECTED_SOCKET,  /* by sk_msg */
 	WEFT_COUNT_INJECTED_MEMORY,  /* into the program's own write buffer */
 	WEFT_COUNT_WRITTEN_TRACESTATE,

@@ -61,6 +61,11 @@ enum weft_go_field {
 	WEFT_GO_CONTEXT_VAL,
 	WEFT_GO_TYPE_SIZE,	       /* internal/abi.Type, before Go 1.21 runtime._type */
 	WEFT_GO_TYPE_KIND,
+	WEFT_GO_G_SCHED, /* g.sched.sp; pc and g follow it */
+	WEFT_GO_G_STKTOPSP,
+	WEFT_GO_G_STARTPC,
+	WEFT_GO_G_GOPC,
+	WEFT_GO_WRITER_ERR, /* bufio.Writer */
 	/* Per flavour: the field of flavour f is this + f * WEFT_GO_H2_FIELDS. */
 	WEFT_GO_H2_FIRST = 48,
 	WEFT_GO_H2_METAHEADERS_FRAME = WEFT_GO_H2_FIRST, /* MetaHeadersFrame.HeadersFrame */
@@ -146,6 +151,7 @@ enum weft_go_flag {
 struct weft_go_layout {
 	__u64 goidgen; /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
 	__u64 allp;    /* address of runtime.allp, a slice of *p; likewise */
+	__u64 allgs;   /* address of runtime.allgs, a slice of *g; likewise */
 	/*
 	 * One bit per site: the probe sits on the jump of the stack check, the first
 	 * emulated instruction there is (Go up to 1.20, and arm64). Where that jump will
@@ -218,7 +224,8 @@ enum weft_go_site {
 	WEFT_GO_SITES = 40,
 };
 
+_Static_assert(WEFT_GO_WRITER_ERR < WEFT_GO_H2_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_GRPC_STREAM_STATE < WEFT_GO_MAP_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_FIELDS, "too many fields");
-_Static_assert(sizeof(struct weft_go_layout) == 32 + 2 * WEFT_GO_FIELDS, "layout");
+_Static_assert(sizeof(struct weft_go_layout) == 40 + 2 * WEFT_GO_FIELDS, "layout");

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "golang.h"
+#include "creator.h"
 
 /* Fields read of a header block, and pieces of one value. */
 #define GO_FIELDS_MAX 192

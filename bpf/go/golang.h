@@ -189,65 +189,6 @@ __attribute__((noinline)) int weft_go_born_since(u64 span_id, u64 goid)
 	return 0;
 }
 
-/*
- * Decides whose child the call is that the goroutine of g is making with a context
- * of this data, and leaves that for who writes the request: `key` as in
- * go_departures, with the socket's tuple or 0. Everything is asked of the caller's
- * own goroutine, while it makes the call.
- */
-__attribute__((noinline)) int weft_go_depart(u64 key, u64 tuple, u64 g, u64 data)
-{
-	u32 tgid = bpf_get_current_pid_tgid() >> 32, why = WEFT_COUNT_UNPROVEN_NONE;
-	struct weft_target *t = target_of(tgid);
-	struct weft_go_layout *l = go_layout_of(t);
-	struct go_departure d = { .tuple = tuple };
-	struct exec_state *s;
-	struct exec_key k;
-	u64 creator;
-
-	if (!l)
-		return 0;
-	d.parent = weft_go_descends(data);
-	d.rule = WEFT_PARENT_CONTEXT;
-	if (d.parent == GO_TOO_DEEP) {
-		why = WEFT_COUNT_UNPROVEN_DEEP;
-		d.parent = 0;
-	}
-	if (d.parent)
-		goto out;
-	exec_key_of_goroutine(&k, tgid, goid_of(l, g), t->start_ns);
-	s = bpf_map_lookup_elem(&threads, &k);
-	if (s && s->in_flight > 1) {
-		d.rule = WEFT_PARENT_AMBIGUOUS;
-		goto out;
-	}
-	d.rule = WEFT_PARENT_GOROUTINE;
-	d.parent = s && s->in_flight == 1 ? s->sum : 0;
-	if (d.parent)
-		goto out;
-	creator = go_word(l, g, WEFT_GO_G_PARENT_GOID);
-	if (creator) {
-		u64 goid = k.id;
-
-		k.id = creator;
-		s = bpf_map_lookup_elem(&threads, &k);
-		d.rule = WEFT_PARENT_CREATOR;
-		d.parent = s && s->in_flight == 1 ? s->sum : 0;
-		if (d.parent && !weft_go_born_since(d.parent, goid)) {
-			d.parent = 0;
-			why = WEFT_COUNT_UNPROVEN_CREATOR;
-		}
-	}
-	if (!d.parent) {
-		d.rule = WEFT_PARENT_NONE;
-		count(why);
-	}
-out:
-	if (bpf_map_update_elem(&go_departures, &key, &d, BPF_ANY))
-		count(WEFT_COUNT_LOST_DEPARTURES_FULL);
-	return 0;
-}
-
 /* --- Who serves ------------------------------------------------------------ */
 
 /* Notes which goids are given to nobody yet: what follows is done by goroutines

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "../inject/golang.h"
+#include "creator.h"
 
 /* --- HTTP/1 over TLS: what is attached on demand ---------------------------- */
 

@@ -19,6 +19,10 @@
  * given up before it writes leaves its entry behind. It cannot be mistaken for
  * that of a later call: that call replaces it, and `tuple` tells a socket from the
  * next one at its address.
+ *
+ * go_creators: a goroutine → goid of the one that made it; 0: the runtime;
+ * all ones: that was looked for, and is not to be known. Owner: set where a call has no
+ * evidence but that. LRU: what is forgotten is looked for again.
  */
 #pragma once
 
@@ -71,6 +75,19 @@ struct {
 	__type(key, u64);
 	__type(value, struct go_departure);
 } go_departures SEC(".maps");
+
+struct go_goroutine {
+	u64 start_ns; /* of the process */
+	u64 goid;
+	u64 tgid;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct go_goroutine);
+	__type(value, u64);
+} go_creators SEC(".maps");
 
 WEFT_INLINE struct weft_go_layout *go_layout_at(u32 place)
 {

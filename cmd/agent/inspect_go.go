@@ -16,6 +16,7 @@ type goView struct {
 	Cgo        bool         `json:"cgo"`
 	Race       bool         `json:"race"`
 	Offsets    string       `json:"offsets"`    // dwarf, table, nearest, unknown
+	Uncovered  []string     `json:"uncovered"`  // what of that is not in the table: Go, modules
 	Goroutines bool         `json:"goroutines"` // the current one can be told
 	Writes     []string     `json:"writes"`     // protocols whose headers may be written in memory
 	Sites      []siteView   `json:"sites"`
@@ -51,7 +52,7 @@ func inspectGo(path string, says bool) *goView {
 	}
 	v := &goView{
 		Version: b.GoVersion, Stripped: b.Stripped, PIE: b.PIE, Cgo: b.Cgo, Race: b.Race,
-		Offsets: string(b.Source), Goroutines: b.Layout.Flags&gobin.FlagGoroutines != 0,
+		Offsets: string(b.Source), Uncovered: notNil(b.Uncovered), Goroutines: b.Layout.Flags&gobin.FlagGoroutines != 0,
 		Writes: []string{}, Sites: []siteView{}, Absent: []absentView{}, Problems: notNil(b.Problems),
 	}
 	for _, w := range []struct {
@@ -74,6 +75,17 @@ func inspectGo(path string, says bool) *goView {
 	return v
 }
 
+// stepped is how many of its sites the kernel does not emulate.
+func (v *goView) stepped() int {
+	n := 0
+	for _, s := range v.Sites {
+		if !s.Emulated {
+			n++
+		}
+	}
+	return n
+}
+
 func (v *goView) rows(t *table) {
 	if v == nil {
 		return
@@ -92,12 +104,16 @@ func (v *goView) rows(t *table) {
 		version = "unknown version"
 	}
 	t.row("Go", "%s", strings.Join(append([]string{version}, how...), ", "))
-	t.row("offsets", "%s", map[gobin.Source]string{
+	offsets := map[gobin.Source]string{
 		gobin.SourceDWARF:   "from its debugging information",
 		gobin.SourceTable:   "from the table, of exactly these versions",
 		gobin.SourceNearest: "some from the table of other versions: what they belong to is observed and never written",
 		gobin.SourceUnknown: "unknown: weft sees its sockets only",
-	}[gobin.Source(v.Offsets)])
+	}[gobin.Source(v.Offsets)]
+	if len(v.Uncovered) > 0 && gobin.Source(v.Offsets) == gobin.SourceTable {
+		offsets = "from the table, of exactly these versions; it has none of " + strings.Join(v.Uncovered, ", ")
+	}
+	t.row("offsets", "%s", offsets)
 	goroutines := "can be told apart"
 	if !v.Goroutines {
 		goroutines = "cannot be told apart: parents are found by thread"
@@ -116,6 +132,9 @@ func (v *goView) rows(t *table) {
 		}
 		t.row(name, "%-22s %#x  %-16s  %s  %s", s.Site, s.Address, s.Instruction, how, s.Function)
 		name = ""
+	}
+	if n := v.stepped(); n > 0 {
+		t.row("", "%d of %d are single-stepped: each costs several times as much", n, len(v.Sites))
 	}
 	if len(v.Sites) == 0 {
 		t.row(name, "none")

@@ -53,6 +53,11 @@ func (k kernelCollector) collectState(out chan<- prometheus.Metric) {
 	gauge(out, "weft_sockmap_receive", "1 if client sockets receive through the sockmap, which this kernel's FIONREAD needs.", truth(k.receiving))
 	gauge(out, "weft_capture_info", "1, labelled with the way of capture in use.", 1, "way", string(k.loader.Capture()))
 	gauge(out, "weft_processes_selected", "Processes traced now.", float64(k.loader.Selected()))
+	emulated, stepped := k.loader.GoProbes()
+	for instruction, n := range map[string]int64{"emulated": emulated, "stepped": stepped} {
+		gauge(out, "weft_go_probes", "Probes attached to Go programs, by what the kernel does with the instruction: to step over it costs several times as much.",
+			float64(n), "instruction", instruction)
+	}
 	for _, f := range k.loader.Failures() {
 		counter(out, "weft_attach_failures_total", "What could not be attached, by cause. At start, ways of capture that are tried and refused count too.",
 			float64(f.Value), "attach", f.Attach, "cause", f.Cause)

@@ -114,7 +114,7 @@ func TestMetricNames(t *testing.T) {
 	// another, or serve a closer look.
 	for name := range documented {
 		if !seen[name] && !slices.Contains([]string{"weft_bpf_map_capacity_entries", "weft_bpf_program_memory_bytes",
-			"weft_bpf_program_verified_instructions", "weft_bpf_stats_enabled", "weft_kernel_migrates_total", "weft_kernel_requests_total",
+			"weft_bpf_program_verified_instructions", "weft_bpf_stats_enabled", "weft_go_probes", "weft_kernel_migrates_total", "weft_kernel_requests_total",
 			"weft_kernel_sockhash_total", "weft_kernel_written_total", "weft_sockmap_receive", "weft_spans_process_unknown_total",
 			"weft_tail_capacity_spans", "weft_tail_early_total", "weft_tail_held_spans", "weft_tail_late_spans_total",
 			"weft_tail_routes_displaced_total", "weft_tail_traces_total"}, name) {

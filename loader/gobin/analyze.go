@@ -212,7 +212,7 @@ func (i *image) readLayout(b *Binary) {
 			b.Source = source // the least certain
 		}
 	}
-	b.Layout.Goidgen, b.Layout.Allp = i.goidgen(), i.allp()
+	b.Layout.Goidgen, b.Layout.Allp, b.Layout.Allgs = i.goidgen(), i.allp(), i.allgs()
 	if i.elf.Machine == elf.EM_AARCH64 && !b.Cgo {
 		b.Layout.Flags |= FlagRegister | FlagGoroutines
 	} else if offset, ok := i.threadG(); ok {
@@ -232,12 +232,21 @@ func (i *image) readLayout(b *Binary) {
 		{FlagWrites, "Go", b.GoVersion}, {FlagWritesH2, "Go", b.GoVersion},
 		{FlagWritesXNet, modXNet, b.Modules[modXNet]}, {FlagWritesGRPC, pkgGRPC, b.Modules[pkgGRPC]},
 	} {
-		if !covered[g.flag] && g.version != "" && i.usesGroup(g.flag) {
+		if covered[g.flag] || !i.usesGroup(g.flag) {
+			continue
+		}
+		if g.flag != FlagWritesH2 {
+			b.Uncovered = append(b.Uncovered, g.module)
+		}
+		if g.version != "" {
 			guessed[g.flag] = true
 			if g.flag != FlagWritesH2 {
 				b.problem("%s %s is not in weft's table: it is observed, and its memory never written", g.module, g.version)
 			}
 		}
+	}
+	if b.Layout.Offset[field.GGoid] == field.Unknown {
+		b.Source = SourceUnknown // whatever is known of modules
 	}
 	// Each tier writes on its own fields and on those below it.
 	if guessed[FlagWrites] || b.Source == SourceUnknown {

@@ -15,11 +15,14 @@ type Binary struct {
 	Cgo       bool
 	Race      bool
 
-	Probes   []Probe  // in order of site, then address
-	Absent   []Absent // sites that cannot be attached, in order
-	Layout   Layout
-	Source   Source   // of Layout
-	Problems []string // what else is not known, a line each
+	Probes []Probe  // in order of site, then address
+	Absent []Absent // sites that cannot be attached, in order
+	Layout Layout
+	Source Source // of Layout
+	// Uncovered are "Go" and modules in the program of whose version nothing is in the
+	// table: their offsets are the file's own, or none.
+	Uncovered []string
+	Problems  []string // what else is not known, a line each
 }
 
 // Probe is one instruction to attach to.
@@ -64,6 +67,7 @@ const (
 type Layout struct {
 	Goidgen uint64
 	Allp    uint64
+	Allgs   uint64
 	Guarded uint64 // bit per site
 	TLSG    int32
 	Flags   uint32

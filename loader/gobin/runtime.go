@@ -13,11 +13,13 @@ const (
 	funcLoadG    = "runtime.load_g"
 	funcNewproc1 = "runtime.newproc1"
 	funcRetake   = "runtime.retake"
+	funcAllgadd  = "runtime.allgadd"
 	funcCgo      = "crosscall2"
 	funcRace     = "runtime.racefuncenter"
 	varText      = "runtime.text"
 	varSched     = "runtime.sched"
 	varAllp      = "runtime.allp"
+	varAllgs     = "runtime.allgs"
 	varTLSG      = "runtime.tlsg"
 )
 
@@ -29,7 +31,7 @@ func wantedNames() map[string]bool {
 			wanted[n] = true
 		}
 	}
-	for _, n := range []string{funcGogo, funcSetG, funcLoadG, funcNewproc1, funcRetake, funcCgo, funcRace, varText, varSched, varAllp, varTLSG} {
+	for _, n := range []string{funcGogo, funcSetG, funcLoadG, funcNewproc1, funcRetake, funcAllgadd, funcCgo, funcRace, varText, varSched, varAllp, varAllgs, varTLSG} {
 		wanted[n] = true
 	}
 	return wanted
@@ -99,12 +101,20 @@ func (i *image) goidgen() uint64 {
 
 // allp is the address of runtime.allp. In a stripped program it is the one pair of
 // words, pointer and length, that retake reads.
-func (i *image) allp() uint64 {
-	if s, ok := i.symbols[varAllp]; ok {
+func (i *image) allp() uint64 { return i.slice(varAllp, funcRetake, 2) }
+
+// allgs is the address of runtime.allgs. In a stripped program it is the one slice,
+// with its capacity, that allgadd reads.
+func (i *image) allgs() uint64 { return i.slice(varAllgs, funcAllgadd, 3) }
+
+// slice is the address of a variable by its symbol, else by the code of a function: the
+// one place of which it reads so many words in a row.
+func (i *image) slice(symbol, function string, words uint64) uint64 {
+	if s, ok := i.symbols[symbol]; ok {
 		return s.address
 	}
 	var found []uint64
-	for _, f := range i.functions[funcRetake] {
+	for _, f := range i.functions[function] {
 		code, err := i.code(f)
 		if err != nil {
 			continue
@@ -116,7 +126,11 @@ func (i *image) allp() uint64 {
 			}
 		}
 		for a := range loaded {
-			if loaded[a+8] {
+			n := uint64(1)
+			for n < words && loaded[a+8*n] {
+				n++
+			}
+			if n == words {
 				found = append(found, a)
 			}
 		}

@@ -177,8 +177,8 @@ func TestStripped(t *testing.T) {
 				if got.GoVersion != whole.GoVersion || got.Layout != whole.Layout || got.Source != whole.Source {
 					t.Errorf("section headers %v: layouts differ:\n%+v %s\n%+v %s", headers, got.Layout, got.Source, whole.Layout, whole.Source)
 				}
-				if whole.Layout.Goidgen == 0 || whole.Layout.Allp == 0 {
-					t.Errorf("goidgen at %#x, allp at %#x", whole.Layout.Goidgen, whole.Layout.Allp)
+				if whole.Layout.Goidgen == 0 || whole.Layout.Allp == 0 || whole.Layout.Allgs == 0 {
+					t.Errorf("goidgen at %#x, allp at %#x, allgs at %#x", whole.Layout.Goidgen, whole.Layout.Allp, whole.Layout.Allgs)
 				}
 			}
 		})

@@ -35,8 +35,13 @@ var (
 		{name: "noctx", rules: []string{"goroutine"}, caller: true},
 		{name: "go", rules: []string{"creator"}, creator: true},
 		{name: "goctx", rules: byContext},
-		// Its creator's creator has no exchange either, as far as g tells.
-		{name: "nested", expect: truth.Either},
+		{name: "nested", rules: []string{"creator"}, creator: true},
+		{name: "nested-3", rules: []string{"creator"}, creator: true},
+		{name: "nested-errgroup", calls: []string{"a", "b", "c"}, rules: []string{"creator"}, creator: true},
+		// Go may have used the g of the goroutine in between for another.
+		{name: "nested-ended", expect: truth.Either},
+		// The runtime makes that goroutine, and does not know for whom.
+		{name: "timer", expect: truth.Root},
 		{name: "nested-ctx", rules: byContext},
 		{name: "errgroup", calls: []string{"a", "b", "c"}, rules: byContext},
 		{name: "pool", rules: byContext},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 type goInspection struct {
 	Go struct {
 		Version    string
+		Offsets    string
+		Uncovered  []string
 		Goroutines bool
 		Writes     []string
 		Sites      []struct{ Site string }
@@ -61,7 +64,7 @@ func TestGoUnknownVersion(t *testing.T) {
 		return bytes.ReplaceAll(b, []byte("go1.19.13"), []byte("go1.99.13"))
 	})
 	got := inspectGo(t, bin)
-	if got.Go.Version != "go1.99.13" || got.Go.Goroutines || len(got.Go.Writes) > 0 {
+	if got.Go.Version != "go1.99.13" || got.Go.Offsets != "unknown" || !slices.Contains(got.Go.Uncovered, "Go") || got.Go.Goroutines || len(got.Go.Writes) > 0 {
 		t.Errorf("inspect: %+v", got.Go)
 	}
 	h := newGoHost(t)

@@ -64,6 +64,11 @@ const (
 	ContextVal
 	TypeSize
 	TypeKind
+	GSched
+	GStktopsp
+	GStartpc
+	GGopc
+	WriterErr
 )
 
 // The fields of HTTP/2 of the bundled flavour; Field.In has the other.

@@ -64,6 +64,12 @@ func listed() [Count]entry {
 		ClientResponseStatus:    {"CLIENTRESPONSE_STATUS", at(http, "Response", "StatusCode")},
 		ClientResponseRequest:   {"CLIENTRESPONSE_REQUEST", at(http, "Response", "Request")},
 
+		GSched:    {"G_SCHED", at("runtime", "g", "sched.sp")},
+		GStktopsp: {"G_STKTOPSP", at("runtime", "g", "stktopsp")},
+		GStartpc:  {"G_STARTPC", at("runtime", "g", "startpc")},
+		GGopc:     {"G_GOPC", at("runtime", "g", "gopc")},
+		WriterErr: {"WRITER_ERR", at("bufio", "Writer", "err")},
+
 		RequestProtoMajor: {"REQUEST_PROTOMAJOR", at(http, "Request", "ProtoMajor")},
 		RequestHeader:     {"REQUEST_HEADER", at(http, "Request", "Header")},
 		ContextKey:        {"CONTEXT_KEY", at("context", "valueCtx", "key")},

@@ -65,6 +65,31 @@ func (r *relay) do(pattern string, req *http.Request) error {
 		return waited(func() error { return r.ask(ctx, one) })
 	case "nested":
 		return waited(func() error { return waited(func() error { return r.ask(nil, one) }) })
+	case "nested-3":
+		return waited(func() error { return waited(func() error { return waited(func() error { return r.ask(nil, one) }) }) })
+	case "nested-ended":
+		// Who made the caller has ended when it calls.
+		done := make(chan error, 1)
+		go func() {
+			go func() {
+				time.Sleep(100 * time.Microsecond)
+				done <- r.ask(nil, one)
+			}()
+		}()
+		return <-done
+	case "nested-errgroup":
+		return waited(func() error {
+			var g errgroup.Group
+			for _, name := range []string{"a", "b", "c"} {
+				c := call{id: id, name: name}
+				g.Go(func() error { return r.ask(nil, c) })
+			}
+			return g.Wait()
+		})
+	case "timer":
+		done := make(chan error, 1)
+		time.AfterFunc(time.Millisecond, func() { done <- r.ask(nil, one) })
+		return <-done
 	case "nested-ctx":
 		return waited(func() error { return waited(func() error { return r.ask(ctx, one) }) })
 	case "errgroup":

@@ -140,11 +140,11 @@ func TestStripped(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, want := b.Layout, whole.Layout
-			if got.Goidgen != want.Goidgen || got.Allp != want.Allp || got.TLSG != want.TLSG || got.Flags != want.Flags || got.Guarded != want.Guarded {
-				t.Errorf("goidgen %#x, allp %#x, g at %d, flags %#x, guarded %#x; the twin has %#x, %#x, %d, %#x, %#x",
-					got.Goidgen, got.Allp, got.TLSG, got.Flags, got.Guarded, want.Goidgen, want.Allp, want.TLSG, want.Flags, want.Guarded)
+			if got.Goidgen != want.Goidgen || got.Allp != want.Allp || got.Allgs != want.Allgs || got.TLSG != want.TLSG || got.Flags != want.Flags || got.Guarded != want.Guarded {
+				t.Errorf("goidgen %#x, allp %#x, allgs %#x, g at %d, flags %#x, guarded %#x; the twin has %#x, %#x, %#x, %d, %#x, %#x",
+					got.Goidgen, got.Allp, got.Allgs, got.TLSG, got.Flags, got.Guarded, want.Goidgen, want.Allp, want.Allgs, want.TLSG, want.Flags, want.Guarded)
 			}
-			if got.Goidgen == 0 || got.TLSG == 0 {
+			if got.Goidgen == 0 || got.Allgs == 0 || got.TLSG == 0 {
 				t.Errorf("goidgen at %#x, g at %d: not found", got.Goidgen, got.TLSG)
 			}
 		})
