@@ -285,14 +285,27 @@ func (f *finder) selectProcess(p *process, start uint64, service, name string) {
 	}
 	f.track(p.pid, start, p.cgroup, service)
 	f.follow(p, start)
-	if f.inject == nil {
-		return
+	if f.inject != nil {
+		f.attachCgroup(p.pid, p.cgroup)
+		f.adopt(p.pid)
 	}
-	if err := f.inject.cgroups.add(p.pid, p.cgroup); err != nil {
+}
+
+// attachCgroup lets new connections of a process into the sockhash.
+func (f *finder) attachCgroup(pid uint32, path string) {
+	if err := f.inject.cgroups.add(pid, path); err != nil {
 		f.failed.add(attachCgroup, err)
-		f.log.Warn("new connections of this process carry no context", "pid", p.pid, "err", err)
+		f.log.Warn("new connections of this process carry no context", "pid", pid, "err", err)
 	}
-	f.adopt(p.pid)
+}
+
+// beginInjecting has what is selected edited from now on.
+func (f *finder) beginInjecting(i *injector) {
+	f.inject = i
+	for pid, t := range f.tracked {
+		f.attachCgroup(pid, t.cgroup)
+		f.adopt(pid)
+	}
 }
 
 func (f *finder) track(pid uint32, start uint64, cgroup, service string) {
@@ -328,10 +341,7 @@ func (f *finder) forked(h Handler, r ProcessRecord) {
 	f.tracked[r.PID].inherited = inherited
 	h.Process(f.describe(p, service, r.PIDStart))
 	if f.inject != nil {
-		if err := f.inject.cgroups.add(r.PID, p.cgroup); err != nil {
-			f.failed.add(attachCgroup, err)
-			f.log.Warn("new connections of this process carry no context", "pid", r.PID, "err", err)
-		}
+		f.attachCgroup(r.PID, p.cgroup)
 	}
 }
 

@@ -49,7 +49,7 @@ func newHTTP2Rig(t testing.TB, policy Policy) *http2Rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &http2Rig{t: t, l: &Loader{log: log, coll: coll, stop: make(chan struct{})}}
+	r := &http2Rig{t: t, l: &Loader{log: log, coll: coll}}
 	t.Cleanup(func() {
 		if err := errors.Join(r.l.detach(), coll.close()); err != nil {
 			t.Error(err)
@@ -58,7 +58,7 @@ func newHTTP2Rig(t testing.TB, policy Policy) *http2Rig {
 	if err := r.l.startInjecting(); err != nil {
 		t.Fatal(err)
 	}
-	r.l.stopRenewing()
+	r.l.inject.stopRenewing()
 	if err := r.l.inject.deadline(farAway()); err != nil {
 		t.Fatal(err)
 	}

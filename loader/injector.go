@@ -3,6 +3,8 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -26,6 +28,10 @@ type injector struct {
 	// and taking a socket out would lose them: sockets stay until they close.
 	receiving bool
 	cgroups   *cgroups
+
+	stop     chan struct{} // ends renewing
+	stopped  sync.Once
+	renewing sync.WaitGroup
 }
 
 func newInjector(coll *collection) (*injector, error) {
@@ -39,20 +45,20 @@ func newInjector(coll *collection) (*injector, error) {
 		message: coll.Programs["weft_msg"],
 		receive: coll.Programs["weft_receive"],
 		cgroups: groups,
+		stop:    make(chan struct{}),
 	}
 	if i.entry, err = newDispatch(coll.specs["weft_msg"], socketSlot, skPass); err != nil {
 		return nil, err
 	}
-	coll.entries["weft_msg"] = i.entry
 	i.behind = []*ebpf.Map{i.entry.slot}
 	if err := fill(i.entry.slot, i.message); err != nil {
-		return nil, err
+		return nil, errors.Join(err, i.entry.close())
 	}
 	// BPF_PROG_ATTACH on the map itself: links for sk_msg came with 6.10 only.
 	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
 		Target: i.sockets.FD(), Program: i.entry.entry, Attach: ebpf.AttachSkMsgVerdict,
 	}); err != nil {
-		return nil, fmt.Errorf("attach sk_msg program to the sockhash: %w", err)
+		return nil, errors.Join(fmt.Errorf("attach sk_msg program to the sockhash: %w", err), i.entry.close())
 	}
 	return i, nil
 }
@@ -112,6 +118,37 @@ func monotonic() uint64 {
 	}
 	return uint64(ts.Nano())
 }
+
+// keepRenewing renews the deadline now and until stopRenewing.
+func (i *injector) keepRenewing(log *slog.Logger) error {
+	if err := i.renew(); err != nil {
+		return err
+	}
+	i.renewing.Go(func() {
+		tick := time.NewTicker(livenessRenew)
+		defer tick.Stop()
+		for {
+			select {
+			case <-i.stop:
+				return
+			case <-tick.C:
+				if err := i.renew(); err != nil {
+					log.Error("injection pauses", "err", err)
+				}
+			}
+		}
+	})
+	return nil
+}
+
+// stopRenewing ends that; it may be called again.
+func (i *injector) stopRenewing() {
+	i.stopped.Do(func() { close(i.stop) })
+	i.renewing.Wait()
+}
+
+// discard undoes an injector that is not to be used.
+func (i *injector) discard() error { return errors.Join(i.close(), i.entry.close()) }
 
 // renew lets injection go on for another livenessSpan.
 func (i *injector) renew() error {
@@ -182,6 +219,7 @@ func (i *injector) remove(cookie uint64) error {
 // wait in the sockmap the sockets stay until they close; the next agent may fill the
 // slots.
 func (i *injector) close() error {
+	i.stopRenewing()
 	errs := []error{i.deadline(0), i.dispatch(nil), i.cgroups.close()}
 	if i.receiving {
 		return errors.Join(errs...)

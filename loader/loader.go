@@ -44,11 +44,9 @@ type Loader struct {
 	changes  chan func()
 
 	ready     atomic.Pointer[string] // nil: ready; else why not
-	observing string                 // why nothing is injected; "" when it is
+	observing atomic.Pointer[string] // why nothing is injected; nil when it is
+	receiving atomic.Bool            // as injector has it
 	malformed atomic.Uint64          // records that could not be decoded
-	stop      chan struct{}
-	stopped   sync.Once
-	renewing  sync.WaitGroup
 }
 
 // New loads and attaches everything, tests the injection path, and begins to
@@ -59,7 +57,8 @@ func New(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader{log: o.Log, handler: o.Handler, decoder: newDecoder(), coll: coll, observing: observing, stop: make(chan struct{}), failed: o.failed}
+	l := &Loader{log: o.Log, handler: o.Handler, decoder: newDecoder(), coll: coll, failed: o.failed}
+	l.observe(observing)
 	l.setReady("starting")
 	if l.counters, err = counterNames(); err != nil {
 		return nil, errors.Join(err, coll.close())
@@ -82,9 +81,7 @@ func New(o Options) (*Loader, error) {
 	}
 	if o.injects() {
 		if err := l.startInjecting(); err != nil {
-			l.failed.add(attachSkMsg, err)
-			l.observing = err.Error()
-			o.Log.Warn("requests are observed but not edited", "why", err)
+			l.cannotInject(err)
 		}
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
@@ -116,7 +113,7 @@ func loadInjecting(o *Options) (*collection, string, error) {
 		o.Policy.Inject = 0
 		coll, lerr := loadAny(*o)
 		if lerr == nil {
-			o.Log.Warn("requests are observed but not edited", "why", err)
+			o.Log.Warn(observedOnly, "why", err)
 		}
 		return coll, err.Error(), lerr
 	}
@@ -131,8 +128,18 @@ func loadInjecting(o *Options) (*collection, string, error) {
 		return nil, "", err
 	}
 	o.failed.add(attachSkMsg, err)
-	o.Log.Warn("requests are observed but not edited", "why", err)
+	o.Log.Warn(observedOnly, "why", err)
 	return coll, err.Error(), nil
+}
+
+// observedOnly is what the log says where propagation.inject cannot be done.
+const observedOnly = "requests are observed but not edited"
+
+// cannotInject tells, counts and remembers why nothing is injected.
+func (l *Loader) cannotInject(err error) {
+	l.failed.add(attachSkMsg, err)
+	l.observe(err.Error())
+	l.log.Warn(observedOnly, "why", err)
 }
 
 // errNoNetAdmin is EPERM to who counts failures.
@@ -156,28 +163,24 @@ func mayInject() error {
 // startInjecting attaches the sk_msg program and puts it through the self-test;
 // on failure nothing of it is left.
 func (l *Loader) startInjecting() error {
-	i, err := newInjector(l.coll)
+	i, err := l.tryInjecting()
 	if err != nil {
 		return err
 	}
-	if err := i.renew(); err != nil {
-		return errors.Join(err, i.close())
+	l.useInjector(i)
+	return nil
+}
+
+// tryInjecting makes an injector that has passed the self-test.
+func (l *Loader) tryInjecting() (*injector, error) {
+	i, err := newInjector(l.coll)
+	if err != nil {
+		return nil, err
 	}
-	// Renewed from here on: on a slow host the self-test outlives a deadline.
-	l.renewing.Go(func() {
-		tick := time.NewTicker(livenessRenew)
-		defer tick.Stop()
-		for {
-			select {
-			case <-l.stop:
-				return
-			case <-tick.C:
-				if err := i.renew(); err != nil {
-					l.log.Error("injection pauses", "err", err)
-				}
-			}
-		}
-	})
+	// From here on: on a slow host the self-test outlives a deadline.
+	if err := i.keepRenewing(l.log); err != nil {
+		return nil, errors.Join(err, i.discard())
+	}
 	err = selfTest(i, l.coll.Maps["targets"])
 	if errors.Is(err, errFIONREAD) {
 		l.log.Debug("FIONREAD is wrong in a sockmap on this kernel; receiving through it as well")
@@ -186,18 +189,39 @@ func (l *Loader) startInjecting() error {
 		}
 	}
 	if err != nil {
-		l.stopRenewing()
-		return errors.Join(fmt.Errorf("%w: %w", errSelfTest, err), i.close())
+		return nil, errors.Join(fmt.Errorf("%w: %w", errSelfTest, err), i.discard())
 	}
+	return i, nil
+}
+
+// useInjector makes i the one of this loader.
+func (l *Loader) useInjector(i *injector) {
+	l.coll.mu.Lock()
+	l.coll.entries["weft_msg"] = i.entry
+	l.coll.mu.Unlock()
 	l.inject = i
-	return nil
+	l.receiving.Store(i.receiving)
+	l.observe("")
 }
 
 // Capture is the way of capture in use.
 func (l *Loader) Capture() Capture { return l.coll.capture }
 
 // Observing says why nothing is injected, "" when requests are edited.
-func (l *Loader) Observing() string { return l.observing }
+func (l *Loader) Observing() string {
+	if why := l.observing.Load(); why != nil {
+		return *why
+	}
+	return ""
+}
+
+func (l *Loader) observe(why string) {
+	if why == "" {
+		l.observing.Store(nil)
+		return
+	}
+	l.observing.Store(&why)
+}
 
 // Ready reports whether every selected running process is attached, and if not
 // why.
@@ -216,7 +240,7 @@ func (l *Loader) Ready() (bool, string) {
 
 // Receiving says whether client sockets receive through the sockmap, because
 // this kernel's FIONREAD needs it (docs/adr/0001-receive-program.md).
-func (l *Loader) Receiving() bool { return l.inject != nil && l.inject.receiving }
+func (l *Loader) Receiving() bool { return l.receiving.Load() }
 
 func (l *Loader) setReady(why string) {
 	if why == "" {
@@ -389,16 +413,9 @@ func (l *Loader) finish(record *ringbuf.Record) error {
 	return errors.Join(err, l.recorder.finish())
 }
 
-// stopRenewing ends the renewal of the deadline; it may be called again.
-func (l *Loader) stopRenewing() {
-	l.stopped.Do(func() { close(l.stop) })
-	l.renewing.Wait()
-}
-
 // detach takes weft out of the programs' way; the maps stay readable.
 func (l *Loader) detach() error {
 	var errs []error
-	l.stopRenewing()
 	if l.inject != nil {
 		errs = append(errs, l.inject.close())
 		l.inject = nil

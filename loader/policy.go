@@ -35,6 +35,8 @@ type Policy struct {
 	Edges []Edge
 
 	first int // index of the first of Egress in the kernel's table
+	// edges is where the kernel has Edges; nil: in their order.
+	edges *edgeTable
 }
 
 // EgressRule is what may leave to a network.
@@ -110,10 +112,8 @@ func (p Policy) apply(maps map[string]*ebpf.Map) error {
 			return fmt.Errorf("write egress rule %d: %w", i, err)
 		}
 	}
-	for i, e := range p.Edges {
-		if err := maps["edges"].Put(uint32(i), e.kernel()); err != nil {
-			return fmt.Errorf("write header %s: %w", e.Header, err)
-		}
+	if err := p.places().apply(maps["edges"]); err != nil {
+		return err
 	}
 	if err := maps["attributes"].Put(uint32(0), keys(p.Attributes)); err != nil {
 		return fmt.Errorf("write attribute keys: %w", err)
@@ -137,6 +137,15 @@ func (r EgressRule) kernel() WeftWeftEgress {
 		k.PortLow[i], k.PortHigh[i] = ports.Low, ports.High
 	}
 	return k
+}
+
+// places is where the kernel has Edges.
+func (p Policy) places() edgeTable {
+	if p.edges != nil {
+		return *p.edges
+	}
+	table, _, _ := edgeTable{}.change(p.Edges)
+	return table
 }
 
 // bit is http1_name_bit of bpf/lib/http1_message.h.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -53,24 +52,15 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 			return err
 		}
 	}
-	var err error
-	done := make(chan struct{})
-	change := func() {
-		defer close(done)
+	err := l.between(ctx, func() error {
 		if next != nil {
-			err = l.replace(next)
+			if err := l.replace(next); err != nil {
+				return err
+			}
 		}
-		if err == nil {
-			l.finder.selector, l.finder.sampling = o.Selector, o.Sampling
-			err = l.finder.reselect(l.handler)
-		}
-	}
-	select {
-	case l.changes <- change:
-		<-done
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+		l.finder.selector, l.finder.sampling = o.Selector, o.Sampling
+		return l.finder.reselect(l.handler)
+	})
 	if err != nil {
 		if next != nil {
 			next.close()
@@ -79,6 +69,11 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	}
 	before := l.options.Policy
 	l.options = o
+	if next != nil && next.begins {
+		if err := l.beginInjecting(ctx); err != nil {
+			return err
+		}
+	}
 	if c.Policy == nil || l.inject == nil && !l.golang.writes() {
 		return nil
 	}
@@ -88,10 +83,28 @@ func (l *Loader) Reconfigure(ctx context.Context, c Change) error {
 	return nil
 }
 
+// between has Run do something between two of its turns, and waits for it.
+func (l *Loader) between(ctx context.Context, do func() error) (err error) {
+	done := make(chan struct{})
+	change := func() {
+		defer close(done)
+		err = do()
+	}
+	select {
+	case l.changes <- change:
+		<-done
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // exchange holds the programs of a changed configuration, and their maps.
 type exchange struct {
 	*ebpf.Collection
 	options Options
+	specs   map[string]*ebpf.ProgramSpec
+	begins  bool             // the injecting programs are among them, for the first time
 	golang  *ebpf.Collection // of the Go object; nil: nothing of it is loaded
 	done    func()           // lets more of it be loaded
 }
@@ -109,13 +122,18 @@ func (e *exchange) close() {
 // prepare loads the programs of a changed configuration beside the running ones.
 func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 	old := l.options.Policy
-	switch {
-	case !l.coll.exchangeable:
+	if !l.coll.exchangeable {
 		return nil, fmt.Errorf("%w: this kernel does not let programs be exchanged", ErrRestart)
-	case o.Policy.Inject != 0 && l.inject == nil:
-		return nil, fmt.Errorf("%w: the programs that edit requests are not loaded", ErrRestart)
-	case len(o.Policy.Edges) != len(old.Edges) || !slices.Equal(o.Policy.Edges, old.Edges):
-		return nil, fmt.Errorf("%w: headers that become baggage are being read", ErrRestart)
+	}
+	places, reused, ok := old.places().change(o.Policy.Edges)
+	if !ok {
+		return nil, fmt.Errorf("%w: headers that become baggage, those before and the new ones, are more than %d", ErrRestart, MaxEdges)
+	}
+	o.Policy.edges = &places
+	if reused != 0 {
+		if err := l.forgetEdges(reused); err != nil {
+			return nil, fmt.Errorf("%w: a header block being read may mean another header that becomes baggage: %w", ErrRestart, err)
+		}
 	}
 	// Connections remember the index of their egress rule: those in force keep
 	// their places until every connection has been told to ask again.
@@ -130,12 +148,42 @@ func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 			len(o.Policy.Egress), len(old.Egress), holdRule)
 	}
 	o.injecting, o.letting = l.inject != nil, l.coll.letting
-	spec, _, err := programsOf(*o, l.coll.capture)
+	begins := l.mayBegin(o)
+	next, specs, err := l.loadBeside(*o, begins)
+	if err != nil && begins {
+		refused := err
+		o.Policy.Inject, begins = 0, false
+		if next, specs, err = l.loadBeside(*o, begins); err == nil {
+			l.cannotInject(refused)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
+	err = errors.Join(o.Policy.apply(next.Maps), o.Sampling.apply(next.Maps))
+	if policy {
+		err = errors.Join(err, keepRules(old, next.Maps["egress_rules"]))
+	}
+	e := &exchange{Collection: next, options: *o, specs: specs, begins: begins}
+	if err == nil && l.golang != nil {
+		e.golang, e.done, err = l.golang.programs.prepare(*o, next.Maps)
+	}
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// loadBeside loads the programs that are exchanged for a configuration, on the state
+// of those that run; with the injecting ones if it is to begin with these.
+func (l *Loader) loadBeside(o Options, begins bool) (*ebpf.Collection, map[string]*ebpf.ProgramSpec, error) {
+	spec, _, err := programsOf(o, l.coll.capture)
+	if err != nil {
+		return nil, nil, err
+	}
 	for name := range spec.Programs {
-		if l.coll.entries[name] == nil {
+		if l.coll.entries[name] == nil && (!begins || !slices.Contains(injectPrograms, name)) {
 			delete(spec.Programs, name)
 		}
 	}
@@ -145,23 +193,11 @@ func (l *Loader) prepare(o *Options, policy bool) (*exchange, error) {
 			delete(shared, name)
 		}
 	}
-	next, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
-		return nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
+		return nil, nil, fmt.Errorf("load BPF programs: %w", shortVerifierError(err))
 	}
-	err = errors.Join(o.Policy.apply(next.Maps), o.Sampling.apply(next.Maps))
-	if policy {
-		err = errors.Join(err, keepRules(old, next.Maps["egress_rules"]))
-	}
-	e := &exchange{Collection: next, options: *o}
-	if err == nil && l.golang != nil {
-		e.golang, e.done, err = l.golang.programs.prepare(*o, next.Maps)
-	}
-	if err != nil {
-		e.close()
-		return nil, err
-	}
-	return e, nil
+	return coll, spec.Programs, nil
 }
 
 // holdRule is the place of a rule that holds baggage back where old rules let some
@@ -218,13 +254,14 @@ func (l *Loader) replace(next *exchange) error {
 		l.coll.Programs[name] = p
 	}
 	for name, m := range next.Maps {
-		if slices.Contains(ownMaps, name) || strings.HasPrefix(name, ".") {
+		if slices.Contains(ownMaps, name) || strings.HasPrefix(name, ".") || l.coll.Maps[name] == nil {
 			l.coll.Maps[name].Close() //nolint:errcheck // a descriptor of ours
 			l.coll.Maps[name] = m
 			continue
 		}
 		m.Close() //nolint:errcheck // a duplicate
 	}
+	maps.Copy(l.coll.specs, next.specs)
 	if l.inject != nil {
 		l.inject.message = l.coll.Programs["weft_msg"]
 	}
@@ -268,54 +305,60 @@ func (l *Loader) resetPeers(forget, hold uint64) error {
 	if err != nil {
 		return fmt.Errorf("read embedded BPF object: %w", err)
 	}
-	var conn *btf.Struct
-	if err := spec.Types.TypeByName("conn", &conn); err != nil {
-		return fmt.Errorf("find struct conn: %w", err)
-	}
 	offset := map[string]int16{}
-	for _, m := range conn.Members {
-		offset[m.Name] = int16(m.Offset.Bytes())
+	for _, name := range []string{"trust", "egress"} {
+		if offset[name], err = memberOffset(spec, "conn", name); err != nil {
+			return err
+		}
 	}
+	return l.walk("conns", asm.Instructions{
+		asm.StoreImm(asm.R6, offset["trust"], 0, asm.Byte),
+		asm.LoadMem(asm.R3, asm.R6, offset["egress"], asm.Byte),
+		asm.JEq.Imm(asm.R3, 0, "out"),
+		asm.JEq.Imm(asm.R3, 255, "forget"), // no rule
+		asm.Sub.Imm(asm.R3, 1),
+		asm.And.Imm(asm.R3, MaxEgress-1),
+		asm.LoadImm(asm.R4, int64(forget), asm.DWord),
+		asm.RSh.Reg(asm.R4, asm.R3),
+		asm.And.Imm(asm.R4, 1),
+		asm.JNE.Imm(asm.R4, 0, "forget"),
+		asm.LoadImm(asm.R4, int64(hold), asm.DWord),
+		asm.RSh.Reg(asm.R4, asm.R3),
+		asm.And.Imm(asm.R4, 1),
+		asm.JEq.Imm(asm.R4, 0, "out"),
+		asm.StoreImm(asm.R6, offset["egress"], holdRule+1, asm.Byte),
+		asm.Ja.Label("out"),
+		asm.StoreImm(asm.R6, offset["egress"], 0, asm.Byte).WithSymbol("forget"),
+	})
+}
+
+// walk runs instructions on every value of a map, which is in R6. They may end
+// early at the label out.
+func (l *Loader) walk(name string, each asm.Instructions) error {
 	// struct bpf_iter__bpf_map_elem: meta, map, key, value.
 	const value = 24
 	walker, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "weft_forget", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map_elem", License: "GPL",
-		Instructions: asm.Instructions{
+		Instructions: slices.Concat(asm.Instructions{
 			asm.LoadMem(asm.R6, asm.R1, value, asm.DWord),
 			asm.JEq.Imm(asm.R6, 0, "out"),
-			asm.StoreImm(asm.R6, offset["trust"], 0, asm.Byte),
-			asm.LoadMem(asm.R3, asm.R6, offset["egress"], asm.Byte),
-			asm.JEq.Imm(asm.R3, 0, "out"),
-			asm.JEq.Imm(asm.R3, 255, "forget"), // no rule
-			asm.Sub.Imm(asm.R3, 1),
-			asm.And.Imm(asm.R3, MaxEgress-1),
-			asm.LoadImm(asm.R4, int64(forget), asm.DWord),
-			asm.RSh.Reg(asm.R4, asm.R3),
-			asm.And.Imm(asm.R4, 1),
-			asm.JNE.Imm(asm.R4, 0, "forget"),
-			asm.LoadImm(asm.R4, int64(hold), asm.DWord),
-			asm.RSh.Reg(asm.R4, asm.R3),
-			asm.And.Imm(asm.R4, 1),
-			asm.JEq.Imm(asm.R4, 0, "out"),
-			asm.StoreImm(asm.R6, offset["egress"], holdRule+1, asm.Byte),
-			asm.Ja.Label("out"),
-			asm.StoreImm(asm.R6, offset["egress"], 0, asm.Byte).WithSymbol("forget"),
+		}, each, asm.Instructions{
 			asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
 			asm.Return(),
-		},
+		}),
 	})
 	if err != nil {
-		return fmt.Errorf("load the walk over connections: %w", shortVerifierError(err))
+		return fmt.Errorf("load the walk over %s: %w", name, shortVerifierError(err))
 	}
 	defer walker.Close() //nolint:errcheck // a descriptor of ours
-	walk, err := link.AttachIter(link.IterOptions{Program: walker, Map: l.coll.Maps["conns"]})
+	walk, err := link.AttachIter(link.IterOptions{Program: walker, Map: l.coll.Maps[name]})
 	if err != nil {
-		return fmt.Errorf("walk over connections: %w", err)
+		return fmt.Errorf("walk over %s: %w", name, err)
 	}
 	defer walk.Close() //nolint:errcheck // a descriptor of ours
 	r, err := walk.Open()
 	if err != nil {
-		return fmt.Errorf("walk over connections: %w", err)
+		return fmt.Errorf("walk over %s: %w", name, err)
 	}
 	_, err = io.Copy(io.Discard, r)
 	return errors.Join(err, r.Close())

@@ -38,7 +38,7 @@ func TryInject(way Capture) (_ Injection, err error) {
 	if err != nil {
 		return Injection{}, err
 	}
-	l := &Loader{log: log, coll: coll, stop: make(chan struct{})}
+	l := &Loader{log: log, coll: coll}
 	defer func() {
 		err = errors.Join(err, l.detach())
 		err = errors.Join(err, coll.close())
@@ -46,7 +46,7 @@ func TryInject(way Capture) (_ Injection, err error) {
 	if err := l.startInjecting(); err != nil {
 		return Injection{}, err
 	}
-	l.stopRenewing()
+	l.inject.stopRenewing()
 	return Injection{Receiving: l.inject.receiving, Liveness: l.testDeadline()}, nil
 }
 

@@ -68,3 +68,15 @@ func (c *decisions) put(id event.TraceID, d decision) {
 	copy(set[1:last+1], set[:last])
 	set[0] = entry{id, d}
 }
+
+// copyTo puts what is remembered into another, which forgets the oldest first if it is
+// smaller.
+func (c *decisions) copyTo(other *decisions) {
+	for i := ways - 1; i >= 0; i-- {
+		for _, set := range c.sets {
+			if e := set[i]; e.decision != 0 {
+				other.put(e.id, e.decision)
+			}
+		}
+	}
+}

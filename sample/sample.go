@@ -93,15 +93,18 @@ type Sink interface {
 // Tail holds spans until their trace is decided. Span and Close are safe for
 // concurrent use.
 type Tail struct {
-	opts  Options
-	next  Sink
-	count *counters
-	began time.Time
-	stop  chan struct{} // closed by Close
-	done  chan struct{} // the deciding goroutine has ended
+	next    Sink
+	stats   *selfstats.Stats
+	began   time.Time
+	changed chan struct{} // tells the deciding goroutine of another Wait
+	stop    chan struct{} // closed by Close
+	done    chan struct{} // the deciding goroutine has ended
 
 	mu       sync.Mutex
 	closed   bool
+	idle     bool // nothing is held or decided; of what follows only count may be set
+	opts     Options
+	count    *counters // nil: it was always idle
 	policies policies
 	traces   map[event.TraceID]*trace
 	// queue holds the same by when they were last touched. Wait is the same for
@@ -123,21 +126,11 @@ func New(o Options, next Sink, stats *selfstats.Stats) (*Tail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start tail sampling: %w", err)
 	}
-	count.capacity.Set(float64(o.MaxSpans))
-	t := &Tail{
-		opts:     o,
-		next:     next,
-		count:    count,
-		began:    time.Now(),
-		stop:     make(chan struct{}),
-		done:     make(chan struct{}),
-		policies: newPolicies(o, count.displaced),
-		traces:   make(map[event.TraceID]*trace),
-		decided:  newDecisions(o.MaxSpans / remembered),
-		marker:   marker{ratio: o.Ratio, headKeepsAll: o.HeadKeepsAll},
-		ids:      make(map[event.SpanID]struct{}),
+	t := Idle(next, stats)
+	t.count = count
+	if err := t.Change(&o); err != nil {
+		return nil, err
 	}
-	go t.run()
 	return t, nil
 }
 
@@ -146,6 +139,10 @@ func New(o Options, next Sink, stats *selfstats.Stats) (*Tail, error) {
 func (t *Tail) Span(s *event.Span) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.idle {
+		t.next.Span(s)
+		return
+	}
 	if t.closed {
 		t.count.afterClose.Inc()
 		return
@@ -217,7 +214,7 @@ func (t *Tail) Close(ctx context.Context) error {
 	<-t.done
 
 	t.mu.Lock()
-	for t.queue.Oldest() != nil {
+	for t.queue.Oldest() != nil { // none while idle
 		t.decide(t.queue.Oldest())
 	}
 	t.mu.Unlock()
@@ -227,12 +224,17 @@ func (t *Tail) Close(ctx context.Context) error {
 // run decides the traces whose time has come.
 func (t *Tail) run() {
 	defer close(t.done)
-	ticker := time.NewTicker(min(max(t.opts.Wait/16, 10*time.Millisecond), 250*time.Millisecond))
+	ticker := time.NewTicker(time.Hour)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-t.stop:
 			return
+		case <-t.changed:
+			ticker.Stop()
+			if every := t.interval(); every > 0 {
+				ticker.Reset(every)
+			}
 		case <-ticker.C:
 			for t.sweep() {
 			}
@@ -246,7 +248,7 @@ func (t *Tail) sweep() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Since(t.began)
-	for spans := 0; spans < turn; {
+	for spans := 0; spans < turn && !t.idle; {
 		tr := t.queue.Oldest()
 		if tr == nil || now-tr.last < t.opts.Wait {
 			return false
@@ -260,5 +262,5 @@ func (t *Tail) sweep() bool {
 		}
 		t.decide(tr)
 	}
-	return !t.closed
+	return !t.closed && !t.idle
 }

@@ -15,6 +15,7 @@ import (
 	"weft/internal/selfstats"
 	"weft/kube"
 	"weft/loader"
+	"weft/sample"
 )
 
 // drainTimeout bounds the delivery of queued spans at shutdown.
@@ -27,7 +28,7 @@ type agent struct {
 	loader *loader.Loader
 	pods   *kube.Pods // nil: nothing is selected by configuration
 	corr   *correlate.Correlator
-	sinks  export.Exporter
+	tail   *sample.Tail // before the exporters
 	server *telemetry
 	waits  atomic.Bool // in standby
 }
@@ -88,12 +89,11 @@ func (s *selector) Select(c loader.Candidate) (string, bool) {
 // newAgent builds all parts but starts no tracing; close undoes it. record, if
 // not nil, gets the kernel's raw records.
 func newAgent(ctx context.Context, c *config.Config, targets config.Targets, role role, sinks export.Fanout, record io.Writer, stats *selfstats.Stats, log *slog.Logger) (*agent, error) {
-	a := &agent{log: log, stats: stats}
-	var err error
-	if a.sinks, err = withTail(c.Sampling, sinks, stats); err != nil {
+	a := &agent{log: log, stats: stats, tail: sample.Idle(sinks, stats)}
+	if err := a.tail.Change(tailOptions(c.Sampling)); err != nil {
 		return nil, err
 	}
-	a.corr = correlate.New(correlate.Options{}, a.sinks, stats)
+	a.corr = correlate.New(correlate.Options{}, a.tail, stats)
 	options := loader.Options{
 		Capture:  loader.Capture(c.Capture),
 		Policy:   policyOptions(c.Propagation, c.Baggage),
@@ -133,5 +133,5 @@ func (a *agent) close() error {
 	a.corr.Flush()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
-	return errors.Join(a.sinks.Close(ctx), a.server.Close(ctx))
+	return errors.Join(a.tail.Close(ctx), a.server.Close(ctx))
 }

@@ -25,12 +25,10 @@ func newBuildInfo() prometheus.Collector {
 // kernelCollector shows what the loader knows on /metrics.
 type kernelCollector struct {
 	loader *loader.Loader
-	// What does not change while the agent runs.
-	injecting, receiving bool
 }
 
 func newKernelCollector(l *loader.Loader) kernelCollector {
-	return kernelCollector{loader: l, injecting: l.Observing() == "", receiving: l.Receiving()}
+	return kernelCollector{loader: l}
 }
 
 // Describe sends nothing: the names of the kernel's counters come from the BPF
@@ -49,8 +47,8 @@ func (k kernelCollector) Collect(out chan<- prometheus.Metric) {
 func (k kernelCollector) collectState(out chan<- prometheus.Metric) {
 	ready, _ := k.loader.Ready()
 	gauge(out, "weft_ready", "1 while /readyz answers 200: every selected running process is attached.", truth(ready))
-	gauge(out, "weft_injecting", "1 if weft writes context into requests, 0 if it only observes; the log of its start says why.", truth(k.injecting))
-	gauge(out, "weft_sockmap_receive", "1 if client sockets receive through the sockmap, which this kernel's FIONREAD needs.", truth(k.receiving))
+	gauge(out, "weft_injecting", "1 if weft writes context into requests, 0 if it only observes; the log says why.", truth(k.loader.Observing() == ""))
+	gauge(out, "weft_sockmap_receive", "1 if client sockets receive through the sockmap, which this kernel's FIONREAD needs.", truth(k.loader.Receiving()))
 	gauge(out, "weft_capture_info", "1, labelled with the way of capture in use.", 1, "way", string(k.loader.Capture()))
 	gauge(out, "weft_processes_selected", "Processes traced now.", float64(k.loader.Selected()))
 	emulated, stepped := k.loader.GoProbes()

@@ -87,7 +87,7 @@ func (r *reloads) reload(ctx context.Context, a *agent) string {
 		policy := policyOptions(next.Propagation, next.Baggage)
 		change.Policy = &policy
 	}
-	if !reflect.DeepEqual(next.Sampling, r.current.Sampling) {
+	if !reflect.DeepEqual(head(next.Sampling), head(r.current.Sampling)) {
 		sampling := samplingOptions(next.Sampling)
 		change.Sampling = &sampling
 	}
@@ -108,6 +108,10 @@ func (r *reloads) reload(ctx context.Context, a *agent) string {
 		}
 		return reloadFailed
 	}
+	if err := a.tail.Change(tailOptions(next.Sampling)); err != nil {
+		restart = append(restart, fmt.Sprintf("sampling.tail (%v)", err))
+		next.Sampling.Tail = r.current.Sampling.Tail
+	}
 	a.warnOfPods(next)
 	r.level.Set(next.Log.Level)
 	r.current = next
@@ -116,4 +120,10 @@ func (r *reloads) reload(ctx context.Context, a *agent) string {
 	}
 	r.log.Info("configuration reloaded")
 	return reloadApplied
+}
+
+// head is the part of it that the kernel decides by.
+func head(c config.Sampling) config.Sampling {
+	c.Tail = config.Tail{Enabled: c.Tail.Enabled}
+	return c
 }

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"weft/export"
 	"weft/internal/config"
-	"weft/internal/selfstats"
 	"weft/loader"
 	"weft/sample"
 )
@@ -57,12 +55,12 @@ func policyOptions(p config.Propagation, b config.Baggage) loader.Policy {
 	return policy
 }
 
-// withTail puts the tail sampler, if there is one, before the exporters.
-func withTail(c config.Sampling, sinks export.Fanout, stats *selfstats.Stats) (export.Exporter, error) {
+// tailOptions is what the tail sampler decides by; nil: there is to be none.
+func tailOptions(c config.Sampling) *sample.Options {
 	if !c.Tail.Enabled {
-		return sinks, nil
+		return nil
 	}
-	return sample.New(sample.Options{
+	return &sample.Options{
 		Errors:         c.Tail.Errors,
 		SlowerThan:     c.Tail.SlowerThan,
 		SlowerQuantile: c.Tail.SlowerQuantile,
@@ -73,5 +71,5 @@ func withTail(c config.Sampling, sinks export.Fanout, stats *selfstats.Stats) (e
 		// The head says its threshold itself (loader.Sampling.Marks): a span
 		// without one stands for a number nobody knows.
 		HeadKeepsAll: false,
-	}, sinks, stats)
+	}
 }

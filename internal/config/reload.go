@@ -18,8 +18,6 @@ func (c *Config) Reload(next *Config) (*Config, []string) {
 		}
 	}
 	keep("capture", c.Capture, next.Capture, func() { out.Capture = c.Capture })
-	keep("baggage.set", c.Baggage.Set, next.Baggage.Set, func() { out.Baggage.Set = c.Baggage.Set })
-	keep("sampling.tail", c.Sampling.Tail, next.Sampling.Tail, func() { out.Sampling.Tail = c.Sampling.Tail })
 	keep("export", c.Export, next.Export, func() { out.Export = c.Export })
 	keep("kubernetes", c.Kubernetes, next.Kubernetes, func() { out.Kubernetes = c.Kubernetes })
 	keep("agent", c.Agent, next.Agent, func() { out.Agent = c.Agent })

@@ -30,25 +30,24 @@ log: {level: info}
 		{"at once", `
 targets: [{port: "9090"}]
 propagation: {inject: [], trust: []}
-baggage: {attributes: [user_id]}
-sampling: {ratio: 0.5, rules: [{path: /a, ratio: 0}]}
+baggage: {attributes: [user_id], set: {user_id: {header: X-User-Id}}}
+sampling: {ratio: 0.5, rules: [{path: /a, ratio: 0}], tail: {ratio: 0.5}}
 log: {level: debug}
 `, nil, func(c *Config) bool {
 			return c.Log.Level == slog.LevelDebug && c.Targets[0].Ports[0].Low == 9090 && c.Sampling.Ratio == 0.5 &&
-				len(c.Sampling.Rules) == 1 && len(c.Propagation.Inject) == 0 && len(c.Baggage.Attributes) == 1
+				len(c.Sampling.Rules) == 1 && len(c.Propagation.Inject) == 0 && len(c.Baggage.Attributes) == 1 &&
+				len(c.Baggage.Set) == 1 && c.Sampling.Tail.Enabled
 		}},
 		{"after a restart", `
 targets: [{port: "8080"}]
 capture: kprobe
-baggage: {set: {user_id: {header: X-User-Id}}}
-sampling: {tail: {ratio: 0.5}}
 export: {otlp: {endpoint: "http://collector:4317"}}
 kubernetes: {node: other}
 agent: {background: false}
 telemetry: {listen: "127.0.0.1:1"}
 log: {format: json}
-`, []string{"agent", "baggage.set", "capture", "export", "kubernetes", "log.format", "sampling.tail", "telemetry"}, func(c *Config) bool {
-			return c.Capture == CaptureAny && len(c.Baggage.Set) == 0 && !c.Sampling.Tail.Enabled && c.Export.OTLP.Endpoint == "" &&
+`, []string{"agent", "capture", "export", "kubernetes", "log.format", "telemetry"}, func(c *Config) bool {
+			return c.Capture == CaptureAny && c.Export.OTLP.Endpoint == "" &&
 				c.Kubernetes.Node == "" && c.Telemetry.Listen == "127.0.0.1:9464" && c.Log.Format == FormatText
 		}},
 		{"some of each", `
@@ -76,9 +75,8 @@ sampling: {ratio: 0.25}
 
 // TestReloadKnowsEveryKey: a key that is added must be decided about.
 func TestReloadKnowsEveryKey(t *testing.T) {
-	at := []string{"targets", "propagation.", "baggage.attributes", "sampling.head", "sampling.ratio", "sampling.max_per_second",
-		"sampling.health_checks", "sampling.rules", "log.level"}
-	restart := []string{"agent.", "capture", "baggage.set", "sampling.tail", "export.", "kubernetes.", "telemetry.", "log.format"}
+	at := []string{"targets", "propagation.", "baggage.", "sampling.", "log.level"}
+	restart := []string{"agent.", "capture", "export.", "kubernetes.", "telemetry.", "log.format"}
 	for _, k := range keys() {
 		known := 0
 		for _, prefix := range slices.Concat(at, restart) {

@@ -86,8 +86,8 @@ func TestReload(t *testing.T) {
 		{"one baggage key", string(base) + "propagation: {egress: [{cidr: \"127.0.0.0/8\", baggage_keys: [a]}]}\n", "applied", true, nil},
 		{"another one", string(base) + "propagation: {egress: [{cidr: \"127.0.0.0/8\", baggage_keys: [b]}]}\n", "applied", true, nil},
 		{"not selected", nobody, "applied", false, nil},
-		{"needs a restart", string(base) + "capture: kprobe\nbaggage: {set: {a: {header: X-A}}}\nlog: {level: debug}\n", "applied", true,
-			[]string{"need a restart", "baggage.set, capture"}},
+		{"needs a restart", string(base) + "capture: kprobe\nlog: {format: json, level: debug}\n", "applied", true,
+			[]string{"need a restart", "capture, log.format"}},
 	}
 	type window struct {
 		name     string
@@ -145,6 +145,9 @@ func TestReloadLosesNothing(t *testing.T) {
 		"sampling: {rules: [{path: /other, ratio: 0}]}\n",
 		"propagation: {egress: [{cidr: \"127.0.0.0/8\", baggage_keys: [a]}]}\n",
 		"propagation: {trust: [\"127.0.0.0/8\"], egress: [{cidr: \"10.0.0.0/8\", inject: []}]}\nbaggage: {attributes: [user_id]}\n",
+		"baggage: {set: {user_id: {header: X-User-Id}, tenant: {header: X-Tenant}}}\n",
+		"baggage: {set: {user_id: {header: X-Tenant}}}\n",
+		"sampling: {tail: {ratio: 1, wait: 100ms}}\n",
 		"",
 	}
 	ctx, stop := context.WithCancel(t.Context())
