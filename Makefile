@@ -12,6 +12,9 @@ TESTFLAGS ?=
 KERNEL ?= 6.1
 CAPTURE ?=
 SCALE ?= 0.05
+# How many requests to Go programs are in flight there: more starve weft until its
+# deadline passes.
+CONCURRENCY ?= 8
 RUN ?= .
 # Tests that make soak runs and the others leave out: they take minutes.
 SKIP ?= ^Test(Fault|Soak)
@@ -108,7 +111,7 @@ vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fen
 		$(GO) run ./test/vm -kernel $(KERNEL) -userland -timeout 15m \
 			-add bin/weft:/opt/weft/weft -add "$$deps":/opt/weft/deps -add test/apps:/opt/weft/apps \
 			-env WEFT_BIN=/opt/weft/weft -env WEFT_E2E_DEPS=/opt/weft/deps -env WEFT_E2E_APPS=/opt/weft/apps \
-			-env WEFT_E2E_WITHOUT=java -env WEFT_E2E_SCALE=$(SCALE) -env WEFT_CAPTURE=$$way -env WEFT_E2E_VM=1 -env CI \
+			-env WEFT_E2E_WITHOUT=java -env WEFT_E2E_SCALE=$(SCALE) -env WEFT_E2E_CONCURRENCY=$(CONCURRENCY) -env WEFT_CAPTURE=$$way -env WEFT_E2E_VM=1 -env CI \
 			-env WEFT_E2E_RESULTS=/root/results/loads.jsonl -env WEFT_E2E_DOCTOR=/root/results/doctor.json \
 			-get /root/results:$$results \
 			-- bin/e2e.test -test.v -test.timeout 14m -test.run '$(value RUN)' -test.skip '$(value SKIP)'; status=$$?; \

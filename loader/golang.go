@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type golang struct {
 	work   sync.WaitGroup
 	queue  chan struct{} // one token while tasks wait
 	loaded chan struct{} // closed once the first programs are, or cannot be
+	whole  atomic.Bool   // what is followed from now on gets the sites for TLS at once
 
 	mu      sync.Mutex
 	tasks   []func()
@@ -112,7 +114,7 @@ func (g *golang) ensure(w goWave) error {
 func (g *golang) after(pid uint32, p *goProcess, then func(), waves ...goWave) {
 	ok := g.beside(func() {
 		for _, w := range waves {
-			if g.uses(p.binary, w) {
+			if g.uses(p.binary.Binary, w) {
 				g.ensure(w) //nolint:errcheck // attachSites tells
 			}
 		}
@@ -213,13 +215,7 @@ func (g *golang) demand(r GoRecord) {
 		if p == nil || p.start != r.PIDStart || p.asked {
 			return
 		}
-		p.asked = true
-		g.after(r.PID, p, func() {
-			if g.processes[r.PID] == p && g.ensure(waveTLS) == nil {
-				p.tls = true
-				g.tell(p.attached(r.PID))
-			}
-		}, waveTLS)
+		g.encrypts(r.PID, p, func() {})
 	})
 }
 
@@ -279,10 +275,23 @@ func (g *golang) attach(pid uint32, start uint64, then func()) {
 		then()
 		return
 	}
-	// HTTP/1 in the clear is there; meanwhile the socket tier writes.
-	g.after(pid, p, then, waveH2, waveXNet, waveGRPC)
+	// HTTP/1 in the clear is there; meanwhile the socket tier writes. The rest is
+	// loaded side by side.
+	rest := []func(done func()){
+		func(done func()) { g.after(pid, p, done, waveH2, waveXNet, waveGRPC) },
+		func(done func()) { g.soon(pid, p, done) },
+	}
 	if g.memory == nil {
-		g.after(pid, p, func() {}, waveWrite)
+		rest = append(rest, func(done func()) { g.after(pid, p, done, waveWrite) })
+	}
+	var left atomic.Int32
+	left.Store(int32(len(rest)))
+	for _, part := range rest {
+		part(func() {
+			if left.Add(-1) == 0 {
+				then()
+			}
+		})
 	}
 }
 
@@ -394,6 +403,8 @@ func (g *golang) close() error {
 	}
 	g.closed = true
 	g.tasks = []func(){func() {
+		// Where probes are let go one by one, nothing of weft's runs behind them meanwhile.
+		g.programs.silence()
 		for pid := range g.processes {
 			g.detach(pid)
 		}

@@ -493,6 +493,7 @@ const (
 	GolangProgGoEntryGRPC_SERVER_END     = "go_entry_GRPC_SERVER_END"
 	GolangProgGoEntryGRPC_STATUS         = "go_entry_GRPC_STATUS"
 	GolangProgGoEntryGRPC_WRITE          = "go_entry_GRPC_WRITE"
+	GolangProgGoEntryGRPC_WROTE          = "go_entry_GRPC_WROTE"
 	GolangProgGoEntryH2CLIENT_END        = "go_entry_H2_CLIENT_END"
 	GolangProgGoEntryH2HANDLER           = "go_entry_H2_HANDLER"
 	GolangProgGoEntryH2REQUEST           = "go_entry_H2_REQUEST"
@@ -528,6 +529,7 @@ const (
 	GolangProgGoSiteGRPC_SERVER_END      = "go_site_GRPC_SERVER_END"
 	GolangProgGoSiteGRPC_STATUS          = "go_site_GRPC_STATUS"
 	GolangProgGoSiteGRPC_WRITE           = "go_site_GRPC_WRITE"
+	GolangProgGoSiteGRPC_WROTE           = "go_site_GRPC_WROTE"
 	GolangProgGoSiteH2CLIENT_END         = "go_site_H2_CLIENT_END"
 	GolangProgGoSiteH2HANDLER            = "go_site_H2_HANDLER"
 	GolangProgGoSiteH2REQUEST            = "go_site_H2_REQUEST"
@@ -620,6 +622,7 @@ type GolangProgramSpecs struct {
 	GoEntryGRPC_SERVER_END     *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_SERVER_END"`
 	GoEntryGRPC_STATUS         *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_STATUS"`
 	GoEntryGRPC_WRITE          *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_WRITE"`
+	GoEntryGRPC_WROTE          *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_WROTE"`
 	GoEntryH2CLIENT_END        *ebpf.ProgramSpec `ebpf:"go_entry_H2_CLIENT_END"`
 	GoEntryH2HANDLER           *ebpf.ProgramSpec `ebpf:"go_entry_H2_HANDLER"`
 	GoEntryH2REQUEST           *ebpf.ProgramSpec `ebpf:"go_entry_H2_REQUEST"`
@@ -655,6 +658,7 @@ type GolangProgramSpecs struct {
 	GoSiteGRPC_SERVER_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_SERVER_END"`
 	GoSiteGRPC_STATUS          *ebpf.ProgramSpec `ebpf:"go_site_GRPC_STATUS"`
 	GoSiteGRPC_WRITE           *ebpf.ProgramSpec `ebpf:"go_site_GRPC_WRITE"`
+	GoSiteGRPC_WROTE           *ebpf.ProgramSpec `ebpf:"go_site_GRPC_WROTE"`
 	GoSiteH2CLIENT_END         *ebpf.ProgramSpec `ebpf:"go_site_H2_CLIENT_END"`
 	GoSiteH2HANDLER            *ebpf.ProgramSpec `ebpf:"go_site_H2_HANDLER"`
 	GoSiteH2REQUEST            *ebpf.ProgramSpec `ebpf:"go_site_H2_REQUEST"`
@@ -844,6 +848,7 @@ type GolangPrograms struct {
 	GoEntryGRPC_SERVER_END     *ebpf.Program `ebpf:"go_entry_GRPC_SERVER_END"`
 	GoEntryGRPC_STATUS         *ebpf.Program `ebpf:"go_entry_GRPC_STATUS"`
 	GoEntryGRPC_WRITE          *ebpf.Program `ebpf:"go_entry_GRPC_WRITE"`
+	GoEntryGRPC_WROTE          *ebpf.Program `ebpf:"go_entry_GRPC_WROTE"`
 	GoEntryH2CLIENT_END        *ebpf.Program `ebpf:"go_entry_H2_CLIENT_END"`
 	GoEntryH2HANDLER           *ebpf.Program `ebpf:"go_entry_H2_HANDLER"`
 	GoEntryH2REQUEST           *ebpf.Program `ebpf:"go_entry_H2_REQUEST"`
@@ -879,6 +884,7 @@ type GolangPrograms struct {
 	GoSiteGRPC_SERVER_END      *ebpf.Program `ebpf:"go_site_GRPC_SERVER_END"`
 	GoSiteGRPC_STATUS          *ebpf.Program `ebpf:"go_site_GRPC_STATUS"`
 	GoSiteGRPC_WRITE           *ebpf.Program `ebpf:"go_site_GRPC_WRITE"`
+	GoSiteGRPC_WROTE           *ebpf.Program `ebpf:"go_site_GRPC_WROTE"`
 	GoSiteH2CLIENT_END         *ebpf.Program `ebpf:"go_site_H2_CLIENT_END"`
 	GoSiteH2HANDLER            *ebpf.Program `ebpf:"go_site_H2_HANDLER"`
 	GoSiteH2REQUEST            *ebpf.Program `ebpf:"go_site_H2_REQUEST"`
@@ -919,6 +925,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryGRPC_SERVER_END,
 		p.GoEntryGRPC_STATUS,
 		p.GoEntryGRPC_WRITE,
+		p.GoEntryGRPC_WROTE,
 		p.GoEntryH2CLIENT_END,
 		p.GoEntryH2HANDLER,
 		p.GoEntryH2REQUEST,
@@ -954,6 +961,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteGRPC_SERVER_END,
 		p.GoSiteGRPC_STATUS,
 		p.GoSiteGRPC_WRITE,
+		p.GoSiteGRPC_WROTE,
 		p.GoSiteH2CLIENT_END,
 		p.GoSiteH2HANDLER,
 		p.GoSiteH2REQUEST,

@@ -46,14 +46,6 @@ func (g *golang) wanted(b *goBinary, waves []goWave) ([]goProbe, error) {
 	return out, nil
 }
 
-// uses says whether a program has probes of a wave.
-func (g *golang) uses(b *goBinary, w goWave) bool {
-	return slices.ContainsFunc(b.Probes, func(p gobin.Probe) bool {
-		name := g.programs.name(p.Site)
-		return name != "" && waveOf(name, g.memory == nil) == w
-	})
-}
-
 // goProbe is a place and what is attached there.
 type goProbe struct {
 	gobin.Probe

@@ -51,7 +51,7 @@ func goSites() (map[string]uint32, error) {
 }
 
 // goWriters are sites whose programs do nothing but write memory.
-var goWriters = []string{"H2_WRITE", "XNET_WRITE", "GRPC_WRITE"}
+var goWriters = []string{"H2_WRITE", "XNET_WRITE", "GRPC_WRITE", "GRPC_WROTE"}
 
 // goWave names programs that are loaded together, once a process needs them: the
 // parser's take the verifier a second.
@@ -322,6 +322,17 @@ func (p *goPrograms) share(shared map[string]*ebpf.Map) {
 	slots := p.shared[goSlots]
 	p.shared = maps.Clone(shared)
 	p.shared[goSlots] = slots
+}
+
+// silence empties the slots: entries lead nowhere from then on.
+func (p *goPrograms) silence() {
+	p.exchange.Lock()
+	defer p.exchange.Unlock()
+	for _, slot := range p.slots {
+		if slots := p.shared[goSlots]; slots != nil {
+			slots.Delete(slot) //nolint:errcheck // it may be empty
+		}
+	}
 }
 
 func (p *goPrograms) close() {

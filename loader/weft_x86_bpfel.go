@@ -600,6 +600,7 @@ const (
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_ORIGINATE      WeftWeftGoSite = 34
 	WeftWeftGoSiteWEFT_GO_SITE_GRPC_HANDLER_STATUS WeftWeftGoSite = 35
 	WeftWeftGoSiteWEFT_GO_SITE_SERVE_TLS           WeftWeftGoSite = 36
+	WeftWeftGoSiteWEFT_GO_SITE_GRPC_WROTE          WeftWeftGoSite = 37
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_HEADERS WeftWeftGoSite = 16
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_HANDLER        WeftWeftGoSite = 17
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_END     WeftWeftGoSite = 18

@@ -61,7 +61,7 @@ enum weft_go_field {
 	WEFT_GO_CONTEXT_VAL,
 	WEFT_GO_TYPE_SIZE,	       /* internal/abi.Type, before Go 1.21 runtime._type */
 	WEFT_GO_TYPE_KIND,
-	WEFT_GO_G_SCHED, /* g.sched.sp; pc and g follow it */
+	WEFT_GO_G_SCHED,	       /* g.sched.sp; pc and g follow it */
 	WEFT_GO_G_STKTOPSP,
 	WEFT_GO_G_STARTPC,
 	WEFT_GO_G_GOPC,
@@ -119,6 +119,7 @@ enum weft_go_field {
 	WEFT_GO_GRPC_BUFWRITER_BUF,
 	WEFT_GO_GRPC_BUFWRITER_OFFSET,
 	WEFT_GO_GRPC_STREAM_STATE,
+	WEFT_GO_GRPC_BUFWRITER_HANDLE, /* from grpc 1.84 on: of a pointer to what was BUF, or nil */
 	/* Maps: internal/runtime/maps from Go 1.24 on, runtime.hmap before. */
 	WEFT_GO_MAP_FIRST = 144,
 	WEFT_GO_MAP_DIRPTR = WEFT_GO_MAP_FIRST,
@@ -145,6 +146,7 @@ enum weft_go_flag {
 	WEFT_GO_G_REGISTER = 4,
 	WEFT_GO_WRITES_H2 = 8, /* of HTTP/2 of flavour f: this << f */
 	WEFT_GO_WRITES_GRPC = 32,
+	WEFT_GO_WROTE = 64,    /* there is a site GRPC_WROTE */
 };
 
 /* One per binary, shared by its processes. */
@@ -211,6 +213,11 @@ enum weft_go_site {
 	/* (*serverHandlerTransport).WriteStatus or writeStatus, entry */
 	WEFT_GO_SITE_GRPC_HANDLER_STATUS,
 	WEFT_GO_SITE_SERVE_TLS, /* not attached: where SERVE goes on for HTTP/1 over TLS */
+	/*
+	 * (*loopyWriter).clientHeaderHandler or originateStream, behind its call of
+	 * writeHeader. Where a connection has a write buffer only while it writes (grpc 1.80).
+	 */
+	WEFT_GO_SITE_GRPC_WROTE,
 	/* Of the second flavour, by name. */
 	WEFT_GO_SITE_XNET_SERVER_HEADERS = WEFT_GO_SITE_H2_SERVER_HEADERS + WEFT_GO_SITE_H2_COUNT,
 	WEFT_GO_SITE_XNET_HANDLER,
@@ -226,6 +233,6 @@ enum weft_go_site {
 
 _Static_assert(WEFT_GO_WRITER_ERR < WEFT_GO_H2_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
-_Static_assert(WEFT_GO_GRPC_STREAM_STATE < WEFT_GO_MAP_FIRST, "fields overlap");
+_Static_assert(WEFT_GO_GRPC_BUFWRITER_HANDLE < WEFT_GO_MAP_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_FIELDS, "too many fields");
 _Static_assert(sizeof(struct weft_go_layout) == 40 + 2 * WEFT_GO_FIELDS, "layout");

@@ -9,7 +9,7 @@
  * uprobe_multi link), one for each elsewhere.
  */
 #include "http1.h"
-#include "../inject/block.h"
+#include "../inject/buffered.h"
 
 SEC("uprobe")
 int go_entry(struct go_regs *ctx)
@@ -85,6 +85,7 @@ GO_SITE(GRPC_CLIENT_END, go_on_grpc_client_end)
 GO_SITE(H2_WRITE, go_on_h2_write_bundled)
 GO_SITE(XNET_WRITE, go_on_h2_write_xnet)
 GO_SITE(GRPC_WRITE, go_on_grpc_write)
+GO_SITE(GRPC_WROTE, go_on_grpc_wrote)
 
 const enum weft_go_site *btf_go_site __attribute__((unused));
 const struct weft_go_layout *btf_go_layout __attribute__((unused));

@@ -16,6 +16,8 @@
 
 /* What weft_h2_write and sk_msg meet a request by while its headers leave. */
 #define GO_WRITING 0xffffffffU
+/* Once they are in the write buffer. */
+#define GO_WROTE 0xfffffffdU
 
 /* Field f of HTTP/2 in the flavour. */
 WEFT_INLINE u32 h2_field(u32 f, u32 flavour)

@@ -170,42 +170,13 @@ WEFT_INLINE u64 go_spare(u64 buf, u64 used, u64 *room)
 	return slice[0] + used;
 }
 
-/*
- * (*Framer).WriteHeaders is about to be called in goroutine goid: if that is for a
- * request which waits for it, its fields are written. buf, used: of the writer, which
- * may have no buffer now; wbuf: where the Framer itself will put the frame together,
- * header first, so that what lies behind the header is there already.
- */
-__attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf, u64 used,
-						    u64 wbuf)
+/* Counts what was written for the virtual connection `key`, and settles it. */
+__attribute__((noinline)) int weft_go_block_settle(u64 key, u32 propagation)
 {
-	u64 by = virtual_key(bpf_get_current_pid_tgid() >> 32, goid, GO_WRITING), key, spare, room;
-	struct go_departure *d = bpf_map_lookup_elem(&go_departures, &by);
-	u64 frame, behind;
-	struct conn *c;
-	u32 propagation;
+	struct conn *c = conn_of(key);
 
-	if (!d)
+	if (!c)
 		return 0;
-	key = d->conn;
-	bpf_map_delete_elem(&go_departures, &by);
-	c = conn_of(key);
-	if (!c || !c->unsettled || !c->writes)
-		return 0;
-	spare = go_spare(buf, used, &room);
-	frame = go_spare(wbuf, HTTP2_HEADER_LEN, &behind);
-	if (behind > room) {
-		spare = frame;
-		room = behind;
-	}
-	propagation = weft_go_block(key, param, spare, room);
-	if (propagation == GO_NO_ROOM && !(c->http & WEFT_HTTP_TLS) && c->sk) {
-		/* The connection's first buffers are small. Its first frames can be
-		 * grown on their way out, too. */
-		c->writes = 0;
-		c->by_msg = 1;
-		return weft_stream_departs(key, c->object);
-	}
 	if (propagation == GO_NO_ROOM) {
 		count(WEFT_COUNT_REFUSED_BUFFER);
 		propagation = WEFT_PROPAGATION_REFUSED;
@@ -221,6 +192,55 @@ __attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf
 			propagation = WEFT_PROPAGATION_WITHHELD;
 	}
 	return weft_stream_settle(key, propagation);
+}
+
+/*
+ * (*Framer).WriteHeaders is about to be called in goroutine goid: if that is for a
+ * request which waits for it, its fields are written. buf, used: of the writer, which
+ * may have no buffer now; wbuf: where the Framer itself will put the frame together,
+ * header first, so that what lies behind the header is there already. If there is no
+ * room and somebody looks at the frame once it is written (go_departure.sk), it waits
+ * for that.
+ */
+__attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf, u64 used,
+						    u64 wbuf)
+{
+	u64 by = virtual_key(bpf_get_current_pid_tgid() >> 32, goid, GO_WRITING), key, spare, room;
+	struct go_departure *d = bpf_map_lookup_elem(&go_departures, &by);
+	u64 frame, behind, later;
+	struct conn *c;
+	u32 propagation;
+
+	if (!d)
+		return 0;
+	key = d->conn;
+	later = d->sk;
+	c = conn_of(key);
+	if (!c || !c->unsettled || !c->writes) {
+		bpf_map_delete_elem(&go_departures, &by);
+		return 0;
+	}
+	spare = go_spare(buf, used, &room);
+	frame = go_spare(wbuf, HTTP2_HEADER_LEN, &behind);
+	if (behind > room) {
+		spare = frame;
+		room = behind;
+	}
+	propagation = weft_go_block(key, param, spare, room);
+	if (propagation == GO_NO_ROOM && !(c->http & WEFT_HTTP_TLS) && c->sk) {
+		/* The connection's first buffers are small. Its first frames can be
+		 * grown on their way out, too. */
+		c->writes = 0;
+		c->by_msg = 1;
+		bpf_map_delete_elem(&go_departures, &by);
+		return weft_stream_departs(key, c->object);
+	}
+	if (propagation == GO_NO_ROOM && later) {
+		departure_move(by, virtual_key(c->tgid, goid, GO_WROTE));
+		return 0;
+	}
+	bpf_map_delete_elem(&go_departures, &by);
+	return weft_go_block_settle(key, propagation);
 }
 
 /* (*ClientConn).writeHeaders calls (*Framer).WriteHeaders. */
@@ -242,16 +262,4 @@ WEFT_INLINE void go_on_h2_write_bundled(struct go_regs *ctx, struct go_here *h)
 WEFT_INLINE void go_on_h2_write_xnet(struct go_regs *ctx, struct go_here *h)
 {
 	h2_write(ctx, h, WEFT_GO_XNET);
-}
-
-/* (*loopyWriter).writeHeader does, for clients and for servers. */
-WEFT_INLINE void go_on_grpc_write(struct go_regs *ctx, struct go_here *h)
-{
-	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, WEFT_GO_XNET));
-
-	weft_go_write_headers(
-		h->goid, GO_SP(ctx) + GO_CALL_ARGS,
-		go_field(h->l, writer, WEFT_GO_GRPC_BUFWRITER_BUF),
-		go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET),
-		go_field(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_WBUF, WEFT_GO_XNET)));
 }

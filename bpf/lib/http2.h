@@ -44,6 +44,7 @@ enum {
 	HTTP2_ACK = 0x01,
 	HTTP2_END_HEADERS = 0x04,
 	HTTP2_PADDED = 0x08,
+	HTTP2_PRIORITY = 0x20,
 };
 
 enum http2_phase {

@@ -145,7 +145,7 @@ func (e *execCmd) trace(a *agent, path string, command []string, s *streams) (in
 	// cleaned up. Notified rather than ignored: CMD must not inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	select {
-	case <-a.loader.GoLoaded(): // its first requests count
+	case <-a.loader.PrepareGo(path): // its first requests count
 	case <-signals:
 		stop()
 		return exitError, errors.Join(errors.New("interrupted before the command began"), unfollow(), <-traced)

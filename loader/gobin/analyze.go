@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"weft/loader/gobin/field"
@@ -131,6 +132,10 @@ func (i *image) readSites(b *Binary) {
 		i.functions = nil
 	}
 	for _, t := range targets() {
+		if t.site == SiteGRPCWrote && ownBuffer(b.Modules[pkgGRPC]) {
+			b.Absent = append(b.Absent, Absent{t.site, "not needed: its connections keep their write buffers"})
+			continue
+		}
 		if t.site == SiteGRPCOriginate {
 			names, why := originates(i.functions, b.Modules[pkgGRPC])
 			if why != "" {
@@ -261,6 +266,9 @@ func (i *image) readLayout(b *Binary) {
 	}
 	if i.hasPackage(pkgGRPC) && !guessed[FlagWritesGRPC] && b.Layout.Flags&FlagWritesXNet != 0 {
 		b.Layout.Flags |= FlagWritesGRPC
+		if slices.ContainsFunc(b.Probes, func(p Probe) bool { return p.Site == SiteGRPCWrote }) {
+			b.Layout.Flags |= FlagWrote
+		}
 	}
 }
 

@@ -102,6 +102,25 @@ func branchTargets(a architecture, code []byte, pc uint64) map[uint64]bool {
 	return targets
 }
 
+// behind is the first instruction after a call that the kernel emulates, up to and
+// with the first jump: as often as the call returns, it runs.
+func behind(a architecture, code []byte, pc uint64, call place) (place, error) {
+	for at := call.at + call.length; at < len(code); {
+		n, err := a.decode(code[at:], pc+uint64(at))
+		if err != nil {
+			return place{}, err
+		}
+		if n.emulated {
+			return place{at: at, instruction: n}, nil
+		}
+		if n.leaves || n.branch != 0 {
+			break
+		}
+		at += n.length
+	}
+	return place{}, errNoInstruction
+}
+
 // calls are the direct calls of targets in a function.
 func calls(a architecture, code []byte, pc uint64, targets map[uint64]bool) ([]place, error) {
 	var found []place

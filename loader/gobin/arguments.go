@@ -36,6 +36,12 @@ func originates(functions map[string][]function, version string) (names []string
 	return []string{originateStream}, ""
 }
 
+// ownBuffer says that by default each connection of this version of gRPC has a write
+// buffer for good. From 1.80 on it gives it back after each flush.
+func ownBuffer(version string) bool {
+	return semver.IsValid(version) && semver.Compare(version, "v1.80.0-0") < 0
+}
+
 // arguments tells in which register an argument is, where that differs by version.
 func (b *Binary) arguments() {
 	for _, p := range b.Probes {

@@ -61,6 +61,7 @@ const (
 	FlagWritesH2
 	FlagWritesXNet
 	FlagWritesGRPC
+	FlagWrote
 )
 
 // Layout is struct weft_go_layout.

@@ -119,7 +119,7 @@ func TestWithoutVersion(t *testing.T) {
 			t.Errorf("%v: %d, debugging information %d", f, b.Layout.Offset[f], offset)
 		}
 	}
-	if b.Layout.Flags != FlagGoroutines|FlagWrites|FlagWritesH2|FlagWritesXNet|FlagWritesGRPC {
+	if b.Layout.Flags != FlagGoroutines|FlagWrites|FlagWritesH2|FlagWritesXNet|FlagWritesGRPC|FlagWrote {
 		t.Errorf("flags %#x, offsets from %s", b.Layout.Flags, b.Source)
 	}
 	if got := b.Layout.Offset[field.GRPCOriginateArg]; got != 1 {

@@ -54,6 +54,7 @@ const (
 	SiteH2RoundTrip       Site = 32
 	SiteGRPCOriginate     Site = 34
 	SiteGRPCHandlerStatus Site = 35
+	SiteGRPCWrote         Site = 37
 )
 
 // Sites is the length of an array by site, WEFT_GO_SITES.

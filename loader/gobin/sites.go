@@ -13,7 +13,7 @@ type target struct {
 	site      Site
 	name      string   // of the site in bpf/abi/golang.h
 	functions []string // the first that is there
-	calls     []string // what is called, by the same names; empty: the entry
+	calls     []string // what is called, by the same names; empty: the entry; of GRPC_WROTE what has returned
 	pkg       string   // absent packages need no word about each function
 }
 
@@ -86,6 +86,7 @@ func targets() []target {
 		target{SiteGRPCClientEnd, "GRPC_CLIENT_END", []string{client + "closeStream"}, nil, pkgGRPC},
 		target{SiteGRPCOriginate, "GRPC_ORIGINATE", []string{clientHeaderHandler, originateStream, headerHandler}, nil, pkgGRPC},
 		target{SiteGRPCHandlerStatus, "GRPC_HANDLER_STATUS", []string{handler + "writeStatus", handler + "WriteStatus"}, nil, pkgGRPC},
+		target{SiteGRPCWrote, "GRPC_WROTE", []string{clientHeaderHandler, originateStream}, []string{loopy + "writeHeader"}, pkgGRPC},
 	)
 }
 
@@ -157,6 +158,14 @@ func (i *image) choose(t target) ([]Probe, bool, error) {
 			places = []place{p}
 		} else if places, err = calls(i.arch, code, f.address, callees); err != nil {
 			return nil, false, fmt.Errorf("%s: %w", f.name, err)
+		}
+		for n := range places {
+			if t.site != SiteGRPCWrote {
+				continue
+			}
+			if places[n], err = behind(i.arch, code, f.address, places[n]); err != nil {
+				return nil, false, fmt.Errorf("%s: %w", f.name, err)
+			}
 		}
 		for _, p := range places {
 			address := f.address + uint64(p.at)

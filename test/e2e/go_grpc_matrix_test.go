@@ -180,7 +180,7 @@ func (r *grpcRig) send(p grpcPattern, prefix string, n int) []truth.Relayed {
 	requests := make([]truth.Relayed, n)
 	var next, failed atomic.Int64
 	var wg sync.WaitGroup
-	for range grpcConcurrency {
+	for range min(grpcConcurrency, 2*goConcurrency(r.t)) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
@@ -248,8 +248,14 @@ func (p grpcPattern) request(prefix string, i int, v goVersion, served string) t
 
 func (r *grpcRig) measure(p grpcPattern, prefix string, n int) *truth.Tally {
 	r.t.Helper()
-	n = max(n/max(p.heavy, 1), 1)
-	e := truth.Calls{Requests: r.send(p, prefix, n), Key: wireAlone}
+	return r.judged(p, r.send(p, prefix, max(n/max(p.heavy, 1), 1)))
+}
+
+// judged is measure of requests that were sent.
+func (r *grpcRig) judged(p grpcPattern, requests []truth.Relayed) *truth.Tally {
+	r.t.Helper()
+	n := len(requests)
+	e := truth.Calls{Requests: requests, Key: wireAlone}
 	least := n
 	if p.calls != nil {
 		least = n * len(p.calls)
@@ -321,7 +327,7 @@ func TestGRPCMatrix(t *testing.T) {
 		older = append(older, startGRPCRig(t, h, buildGo(t, v), parseGo(t, v.Toolchain), grpcOptions{relays: 1}))
 	}
 	var encrypted *grpcRig
-	if !unwritten(t, true) {
+	if !h.unwritten(t) {
 		encrypted = startGRPCRig(t, h, buildGo(t, all[0]), parseGo(t, ""), grpcOptions{relays: 1, tls: true})
 	}
 	h.trace(t)

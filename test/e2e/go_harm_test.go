@@ -206,7 +206,7 @@ func (r *goRig) untilStopped(prefix string, patterns ...goPattern) (stop func() 
 	var next, failed atomic.Int64
 	var wg sync.WaitGroup
 	done := make(chan struct{})
-	for range 16 {
+	for range min(goConcurrency(r.t), 16) {
 		wg.Go(func() {
 			for {
 				select {

@@ -129,6 +129,7 @@ const (
 	GRPCBufWriterBuf
 	GRPCBufWriterOffset
 	GRPCStreamState
+	GRPCBufWriterHandle
 )
 
 // GRPCFirst is where the fields of gRPC begin.

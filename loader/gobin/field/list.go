@@ -113,6 +113,7 @@ func listed() [Count]entry {
 		GRPCBufWriterBuf:        {"GRPC_BUFWRITER_BUF", at(transport, "bufWriter", "buf")},
 		GRPCBufWriterOffset:     {"GRPC_BUFWRITER_OFFSET", at(transport, "bufWriter", "offset")},
 		GRPCStreamState:         {"GRPC_STREAM_STATE", stream("state")},
+		GRPCBufWriterHandle:     {"GRPC_BUFWRITER_HANDLE", []Location{{transport, "bufWriter", "bufHandle", true}}},
 	} {
 		l[f] = e
 	}

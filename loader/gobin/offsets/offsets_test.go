@@ -157,6 +157,7 @@ func TestTable(t *testing.T) {
 	since := map[field.Field]bool{ // not there in the oldest
 		field.GParentGoid: true, field.RequestPattern: true, field.GRPCServerStreamStream: true, field.GRPCClientStreamStream: true,
 		field.MapDirPtr: true, field.MapDirLen: true, field.MapTableData: true, field.MapTableMask: true,
+		field.GRPCBufWriterHandle: true,
 	}
 	until := map[field.Field]bool{ // not there in the newest
 		field.HmapB: true, field.HmapBuckets: true, field.HmapOldbuckets: true,
