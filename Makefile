@@ -87,7 +87,7 @@ test-root: ## load into this kernel, trace real programs, build the image; needs
 	[ ! -e "$$results/loads.jsonl" ] || cat "$$results/loads.jsonl" >>"$$wanted" || exit 1; \
 	$(GO) run ./test/vm/table && exit $$status
 
-go-matrix: ## every Go from 1.19 on, stripped or not, PIE, cgo, race: 96 builds, hours the first time; needs root
+go-matrix: ## every Go from 1.19 on, stripped or not, PIE, cgo, race: 80 builds, hours the first time; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "go-matrix: loading BPF programs needs root: sudo make go-matrix"; exit 1; }
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(ldflags)" -o bin/weft ./cmd/agent
 	WEFT_BIN=$(CURDIR)/bin/weft WEFT_E2E_GO=full $(GO) test -count=1 -timeout 0 -v -run '^Test(Go|GRPC)' $(TESTFLAGS) ./test/e2e

@@ -80,14 +80,17 @@ func Small() []Variant {
 	return all
 }
 
-// Full is every version of Go, each stripped or not, PIE or not, and without
-// cgo, with it, or with the race detector, which needs it.
+// Full is every version of Go, each stripped or not, PIE or not, and without cgo,
+// with it, or, if it is not PIE, with the race detector, which needs cgo.
 func Full() []Variant {
 	var all []Variant
 	for _, toolchain := range []string{"", "1.25.10", "1.24.13", "1.23.12", "1.22.12", "1.21.13", "1.20.14", "1.19.13"} {
 		for _, stripped := range []bool{false, true} {
 			for _, pie := range []bool{false, true} {
 				for _, c := range []string{"", "cgo", "race"} {
+					if pie && c == "race" {
+						continue // Go refuses to build that
+					}
 					v := Go(toolchain, stripped)
 					v.PIE, v.CGO, v.Race = pie, c == "cgo", c == "race"
 					all = append(all, v)
