@@ -253,7 +253,7 @@ type GolangGoDeparture struct {
 	Http     uint8
 	Over     uint8
 	Rpc      uint8
-	Pad      [1]uint8
+	Frame    uint8
 }
 
 type GolangGoGoroutine struct {

@@ -163,6 +163,7 @@ type departure struct {
 	tracestate string
 	baggage    string
 	spare      bool // see source
+	frame      bool // the program has told that a frame begins where the send does
 }
 
 // fields are what a server must find behind the program's own.
@@ -224,6 +225,9 @@ func (r *http2Rig) leave(sk, tuple uint64, stream uint32, d *departure) error {
 	value := make([]byte, r.depart.Size)
 	binary.NativeEndian.PutUint64(field(r.t, r.depart, value, "tuple"), tuple)
 	binary.NativeEndian.PutUint64(field(r.t, r.depart, value, "conn"), key)
+	if d.frame {
+		field(r.t, r.depart, value, "frame")[0] = 1
+	}
 	if err := r.l.coll.Maps["go_departures"].Put(virtualKey(sk, stream), value); err != nil {
 		return fmt.Errorf("leave departure of stream %d: %w", stream, err)
 	}

@@ -458,29 +458,3 @@ func http2Root(t *testing.T, r *http2Rig) {
 		t.Errorf("added %v, want %v", fields[3:], d.fields())
 	}
 }
-
-// http2Midway: a connection whose preface was not seen is left alone.
-func http2Midway(t *testing.T, r *http2Rig) {
-	d := &departure{write: HeaderTraceparent, traceID: [16]byte{1}, spanID: [8]byte{2}}
-	var got received
-	if err := r.l.coll.Maps["targets"].Delete(selfPID()); err != nil {
-		t.Fatal(err)
-	}
-	c, done := r.connect(strict(&got))
-	c.send(c.out.Len())
-	if err := r.l.coll.Maps["targets"].Put(selfPID(), WeftWeftTarget{}); err != nil {
-		t.Fatal(err)
-	}
-	c.open(nil)
-	c.sk, c.tuple = r.socketOf(c)
-	c.open(d)
-	if err := errors.Join(c.CloseWrite(), <-done); err != nil {
-		t.Fatal(err)
-	}
-	if got.has(1) || got.has(3) {
-		t.Error("written")
-	}
-	if n := r.since("http2_midway"); n != 1 {
-		t.Errorf("counted %d times", n)
-	}
-}

@@ -123,8 +123,9 @@ enum weft_counter {
 	WEFT_COUNT_HANDSOFF_UPGRADE,
 	WEFT_COUNT_HANDSOFF_HTTP2,     /* HTTP/2, and nobody has anything to write into it */
 	WEFT_COUNT_HTTP2_FOLLOWED,     /* connections of clients, from their preface on */
+	WEFT_COUNT_HTTP2_JOINED,       /* the same, from a frame of which a program tells */
 	WEFT_COUNT_HTTP2_LOST,	       /* bytes passed unseen: left alone for good */
-	WEFT_COUNT_HTTP2_MIDWAY,       /* requests on connections whose preface was not seen */
+	WEFT_COUNT_HTTP2_MIDWAY,       /* requests on connections that could not be joined yet */
 	WEFT_COUNT_HTTP2_NO_DEPARTURE, /* requests for which nothing was to be written */
 	WEFT_COUNT_REQUESTS_SERVER,
 	WEFT_COUNT_REQUESTS_CLIENT,

@@ -306,6 +306,29 @@ __attribute__((noinline)) int weft_grpc_originate(u64 loopy, u64 headers, u64 go
 	return weft_stream_request(key, virtual_key(tgid, goid, GO_WRITING), id, may);
 }
 
+/* Has all left that the loopyWriter at `loopy` put together? It alone writes the
+ * connection, and stands between two frames. */
+__attribute__((noinline)) int weft_grpc_flushed(u64 loopy, u64 headers)
+{
+	struct weft_go_layout *l = go_layout();
+	u64 framer, offset = 1;
+	struct conn *c;
+
+	if (!l)
+		return 0;
+	framer = go_word(l, loopy, WEFT_GO_GRPC_LOOPY_FRAMER);
+	c = conn_of(virtual_key(bpf_get_current_pid_tgid() >> 32, framer,
+				go_u32(l, headers, WEFT_GO_GRPC_HEADERFRAME_STREAMID)));
+	if (!c || !c->unsettled || !c->by_msg)
+		return 0;
+	framer = go_word(l, framer, WEFT_GO_GRPC_FRAMER_FR);
+	framer = go_data(l, framer, h2_field(WEFT_GO_H2_FRAMER_W, WEFT_GO_XNET));
+	framer = go_field(l, framer, WEFT_GO_GRPC_BUFWRITER_OFFSET);
+	if (framer && !bpf_probe_read_user(&offset, sizeof(offset), (void *)framer) && !offset)
+		stream_departs_whole(c);
+	return 0;
+}
+
 WEFT_INLINE void go_on_grpc_originate(struct go_regs *ctx, struct go_here *h)
 {
 	u64 second = go_arg(ctx, 1), third = go_arg(ctx, 2);
@@ -313,9 +336,10 @@ WEFT_INLINE void go_on_grpc_originate(struct go_regs *ctx, struct go_here *h)
 	/* Both are read: a place in the context has to be a constant. */
 	WEFT_BARRIER(second);
 	WEFT_BARRIER(third);
-	weft_grpc_originate(go_arg(ctx, 0),
-			    h->l->offset[WEFT_GO_GRPC_ORIGINATE_ARG] == 1 ? second : third,
-			    h->goid);
+	if (h->l->offset[WEFT_GO_GRPC_ORIGINATE_ARG] == 1)
+		third = second;
+	weft_grpc_originate(go_arg(ctx, 0), third, h->goid);
+	weft_grpc_flushed(go_arg(ctx, 0), third);
 }
 
 /*

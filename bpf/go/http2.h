@@ -310,6 +310,20 @@ __attribute__((noinline)) int weft_stream_departs(u64 key, u32 id)
 }
 
 /*
+ * What the socket of the virtual connection c sends until its frame leaves are whole
+ * frames: where that frame stands at the head of a send, the socket can be followed
+ * from there on.
+ */
+WEFT_INLINE void stream_departs_whole(struct conn *c)
+{
+	u64 to = virtual_key(0, c->sk, c->object);
+	struct go_departure *d = bpf_map_lookup_elem(&go_departures, &to);
+
+	if (d)
+		d->frame = 1;
+}
+
+/*
  * The request of a virtual connection is known: decides about it. What is to be
  * written waits for the site that writes into memory, which finds it under `by`, or
  * for the sk_msg program; the rest is settled. may: the bit of weft_go_layout.flags
@@ -379,6 +393,27 @@ __attribute__((noinline)) int weft_h2_request(u64 cs, u64 request, u64 goid, u32
 		may = 0;
 	weft_go_noted(key);
 	return weft_stream_request(key, virtual_key(tgid, goid, GO_WRITING), id, may);
+}
+
+/*
+ * Is the stream that is about to be opened the only one of its connection? Then nobody
+ * is sending a body: each goroutine that does holds a stream until it has done, and
+ * what the connection itself sends are frames in one piece. (Called by itself, because
+ * the stack is full where the request is looked at.)
+ */
+__attribute__((noinline)) int weft_h2_alone(u64 cs, u32 flavour)
+{
+	struct weft_go_layout *l = go_layout();
+	struct conn *c = conn_of(virtual_key(bpf_get_current_pid_tgid() >> 32, cs, 0));
+	u64 streams;
+
+	if (!l || !c || !c->unsettled || !c->by_msg)
+		return 0;
+	streams = go_word(l, cs, h2_field(WEFT_GO_H2_CLIENTSTREAM_CC, flavour));
+	streams = go_word(l, streams, h2_field(WEFT_GO_H2_CLIENTCONN_STREAMS, flavour));
+	if (streams && user_u64(streams) == 1) /* a map begins with its length */
+		stream_departs_whole(c);
+	return 0;
 }
 
 /* Nobody has written what was to be: then so be it. */
@@ -469,6 +504,7 @@ __attribute__((noinline)) int weft_h2_client_end(u64 cs, u64 itab, u64 data)
 	WEFT_INLINE void go_on_h2_request_##name(struct go_regs *ctx, struct go_here *h)         \
 	{                                                                                        \
 		weft_h2_request(go_arg(ctx, 0), go_arg(ctx, 1), h->goid, flavour);               \
+		weft_h2_alone(go_arg(ctx, 0), flavour);                                          \
 	}                                                                                        \
 	WEFT_INLINE void go_on_h2_response_##name(struct go_regs *ctx, struct go_here *h)        \
 	{                                                                                        \

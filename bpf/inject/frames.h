@@ -17,6 +17,8 @@
 /* A connection whose first requests all had nothing to be written is not one that
  * the Go programs know: it leaves the sockhash. */
 #define BARE_MAX 64
+/* One of a Go program may be one that they are about to know. */
+#define BARE_GO_MAX 8192
 
 enum turn {
 	TURN_AGAIN = 0,
@@ -353,6 +355,14 @@ __attribute__((noinline)) int weft_frame_edit(struct sk_msg_md *ctx, u64 sk)
 							WEFT_PROPAGATION_WITHHELD;
 }
 
+/* So many requests without anything to write are enough to leave a connection alone. */
+WEFT_INLINE u32 bare_max(void)
+{
+	struct weft_target *t = target_of(bpf_get_current_pid_tgid() >> 32);
+
+	return t && t->flags & WEFT_TARGET_GO ? BARE_GO_MAX : BARE_MAX;
+}
+
 /* The frame whose header was just read opens a stream: writes what was left for it. */
 __attribute__((noinline)) int weft_frame_opens(struct sk_msg_md *ctx, u64 sk)
 {
@@ -365,7 +375,7 @@ __attribute__((noinline)) int weft_frame_opens(struct sk_msg_md *ctx, u64 sk)
 	source = weft_departure(sk, c->dir[DIR_TX].http2.reader.stream);
 	if (!source) {
 		count(WEFT_COUNT_HTTP2_NO_DEPARTURE);
-		if (c->dir[DIR_TX].http2.met || ++c->dir[DIR_TX].http2.bare < BARE_MAX)
+		if (c->dir[DIR_TX].http2.met || ++c->dir[DIR_TX].http2.bare < bare_max())
 			return TURN_AGAIN;
 		conn_handsoff(c, sk, WEFT_COUNT_HANDSOFF_HTTP2);
 		return TURN_LEAVE;
@@ -407,19 +417,38 @@ __attribute__((noinline)) int weft_frames(struct sk_msg_md *ctx, u64 sk)
 	return turn;
 }
 
-/* A send on a connection that was joined midway: counts it if it is the request of
- * HTTP/2 for which something was to be written. */
-__attribute__((noinline)) int weft_frames_midway(struct sk_msg_md *ctx, u64 sk)
+/*
+ * A send on a connection that was joined midway. If it begins with the frame of a
+ * request for which something is to be written, and the program that wrote it has told
+ * that a frame begins there, the connection is followed from here on: returns 1. A
+ * body may look like such a frame; the program's word makes the difference.
+ */
+__attribute__((noinline)) int weft_frames_join(struct sk_msg_md *ctx, u64 sk)
 {
 	u8 *p = (u8 *)(long)ctx->data, *end = (u8 *)(long)ctx->data_end;
+	struct conn *c = conn_of(sk);
+	struct go_departure *d;
 	u32 stream;
 	u64 key;
 
-	if (p + HTTP2_HEADER_LEN > end || p[3] != HTTP2_HEADERS)
+	if (!c || p + HTTP2_HEADER_LEN > end || p[3] != HTTP2_HEADERS)
 		return 0;
 	stream = (u32)p[5] << 24 | (u32)p[6] << 16 | (u32)p[7] << 8 | p[8];
 	key = virtual_key(0, sk, stream);
-	if (!bpf_map_delete_elem(&go_departures, &key))
+	d = bpf_map_lookup_elem(&go_departures, &key);
+	if (!d)
+		return 0;
+	if (!d->frame || d->tuple != c->tuple) {
+		bpf_map_delete_elem(&go_departures, &key);
 		count(WEFT_COUNT_HTTP2_MIDWAY);
-	return 0;
+		return 0;
+	}
+	c->state = CONN_HTTP2;
+	c->role = WEFT_ROLE_CLIENT;
+	http2_join(&c->dir[DIR_TX].http2.reader, stream);
+	c->dir[DIR_TX].http2.bare = 0;
+	c->dir[DIR_TX].http2.met = 0;
+	c->dir[DIR_TX].next_seq = sock_seq((struct sock *)sk, DIR_TX);
+	count(WEFT_COUNT_HTTP2_JOINED);
+	return 1;
 }

@@ -208,8 +208,8 @@ int weft_msg(struct sk_msg_md *ctx)
 		return SK_PASS;
 	if (c->state == CONN_UNSYNCED) {
 		c->resync = 0; /* a send crosses whatever was being followed */
-		weft_frames_midway(ctx, key);
-		return SK_PASS;
+		if (!weft_frames_join(ctx, key))
+			return SK_PASS;
 	}
 	if (c->role != WEFT_ROLE_CLIENT) {
 		conn_handsoff(c, key, WEFT_COUNT_HANDSOFF_RAW);

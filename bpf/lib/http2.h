@@ -7,7 +7,7 @@
  *
  * From the caller's side, for as long as there are bytes:
  *
- *	http2_reset(r, 0);
+ *	http2_reset(r, 0), or http2_join;
  *	http2_skippable(r) not 0:	http2_skip(r, up to so many);
  *	http2_wanted(r) not 0:		put up to so many bytes at r->bytes + r->have;
  *					http2_take(r, how many);
@@ -107,6 +107,15 @@ WEFT_INLINE void http2_reset(struct http2_reader *r, __u8 have)
 	__builtin_memset(r, 0, sizeof(*r));
 	__builtin_memcpy(r->bytes, preface, HTTP2_PREFACE_LEN);
 	r->have = have;
+}
+
+/* A connection of which nothing is known but that the next byte begins the frame that
+ * opens `stream`. */
+WEFT_INLINE void http2_join(struct http2_reader *r, __u32 stream)
+{
+	__builtin_memset(r, 0, sizeof(*r));
+	r->phase = HTTP2_PHASE_FRAME;
+	r->last_stream = stream - 1;
 }
 
 /* Payload bytes to pass over before anything is wanted. */

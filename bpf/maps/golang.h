@@ -66,7 +66,7 @@ struct go_departure {
 	u8 http;    /* enum weft_http; with sk */
 	u8 over;    /* 1 + enum weft_end: the call ended before it got its stream */
 	u8 rpc;	    /* and how, as in struct pending */
-	u8 pad[1];
+	u8 frame;   /* of a stream: the socket's sends are whole frames until it leaves */
 };
 
 struct {

@@ -91,6 +91,7 @@ const (
 	H2ClientConnBw
 	H2FramerW
 	H2FramerWbuf
+	H2ClientConnStreams
 )
 
 // Where the fields of HTTP/2 begin, and how many values each flavour has.

@@ -136,6 +136,7 @@ func listed() [Count]entry {
 		H2ClientConnBw:       {"H2_CLIENTCONN_BW", "ClientConn", "bw"},
 		H2FramerW:            {"H2_FRAMER_W", "Framer", "w"},
 		H2FramerWbuf:         {"H2_FRAMER_WBUF", "Framer", "wbuf"},
+		H2ClientConnStreams:  {"H2_CLIENTCONN_STREAMS", "ClientConn", "streams"},
 	} {
 		l[f] = entry{e.name, append(bundled(e.typ, e.path), at(http2, e.typ, e.path)...)}
 		l[f.In(XNet)] = entry{e.name + "/xnet", at(xnet, e.typ, e.path)}
