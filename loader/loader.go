@@ -242,6 +242,10 @@ func (l *Loader) Ready() (bool, string) {
 // this kernel's FIONREAD needs it (docs/adr/0001-receive-program.md).
 func (l *Loader) Receiving() bool { return l.receiving.Load() }
 
+// WritesGo says whether context may be written into the memory of Go programs: without,
+// what they send inside TLS carries none.
+func (l *Loader) WritesGo() bool { return l.golang.writes() }
+
 func (l *Loader) setReady(why string) {
 	if why == "" {
 		l.ready.Store(nil)

@@ -75,7 +75,7 @@ func (r *runCmd) trace(ctx context.Context, s *streams, c *config.Config, place 
 	}
 	logListen(log, a.server.Addr())
 	log.Info("weft is tracing", "capture", a.loader.Capture(), "injecting", a.loader.Observing() == "",
-		"sockmap_receive", a.loader.Receiving(), "telemetry", a.server.Addr())
+		"sockmap_receive", a.loader.Receiving(), "go_memory", a.loader.WritesGo(), "telemetry", a.server.Addr())
 	err = a.loader.Run(ctx)
 	// Nothing of this agent touches a program any more: the next one need not wait
 	// until the last spans are delivered.

@@ -1,8 +1,13 @@
 package manifests
 
 import (
+	"fmt"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -66,4 +71,43 @@ func TestExample(t *testing.T) {
 		t.Errorf("the configuration is\n%s", in.config.Data["weft.yaml"])
 	}
 	checkConfig(t, in)
+}
+
+// withMemory is an overlay of a folder and the component that lets weft write into
+// programs' memory.
+func withMemory(t *testing.T, of string) *install {
+	t.Helper()
+	overlay := t.TempDir()
+	relative := func(dir string) string {
+		abs, err := filepath.Abs(dir)
+		if err == nil {
+			dir, err = filepath.Rel(overlay, abs)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	text := fmt.Sprintf("resources: [%s]\ncomponents: [%s]\n", relative(of), relative(filepath.Join(shipped, "memory")))
+	if err := filesys.MakeFsOnDisk().WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	return build(t, overlay)
+}
+
+// TestMemoryComponent: it adds one capability, to the base and to an overlay, and
+// nothing else; the API server takes both.
+func TestMemoryComponent(t *testing.T) {
+	for _, of := range []string{shipped, example} {
+		plain, with := build(t, of), withMemory(t, of)
+		added := &with.container().SecurityContext.Capabilities.Add
+		want := append(slices.Clone(plain.container().SecurityContext.Capabilities.Add), "SYS_ADMIN")
+		if !slices.Equal(*added, want) {
+			t.Errorf("%s: capabilities %v, want %v", of, *added, want)
+		}
+		*added = slices.DeleteFunc(slices.Clone(*added), func(c corev1.Capability) bool { return c == "SYS_ADMIN" })
+		if !reflect.DeepEqual(plain.objects, with.objects) {
+			t.Errorf("%s: the component changes more than capabilities", of)
+		}
+	}
 }

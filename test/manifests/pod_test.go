@@ -1,6 +1,8 @@
 package manifests
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -49,6 +51,36 @@ func TestPod(t *testing.T) {
 		t.Errorf("weft doctor in the pod: %v", err)
 	}
 	p.terminate(in)
+}
+
+// TestPodMemory: with the component, weft holds in the pod what writing into programs'
+// memory takes; without, it says that it lacks it.
+func TestPodMemory(t *testing.T) {
+	needs(t)
+	host := newTree(t)
+	for name, in := range map[string]*install{"without": loadShipped(t), "with": withMemory(t, shipped)} {
+		p := startPod(t, name, specification(t, in, host, name, configDir(t, in), "OTEL_SDK_DISABLED=true", "WEFT_TARGETS=[{exe: '*/gosvc'}]"))
+		p.passes(in, in.container().ReadinessProbe)
+		out, err := p.runc("exec", p.id, "/usr/bin/weft", "doctor", "--json")
+		var said struct{ Capabilities []doctorRow }
+		// runc's own lines may stand around it.
+		if jerr := json.NewDecoder(bytes.NewReader(out[max(bytes.IndexByte(out, '{'), 0):])).Decode(&said); jerr != nil {
+			t.Fatalf("%s: weft doctor in the pod: %v, %v\n%s", name, err, jerr, out)
+		}
+		i := slices.IndexFunc(said.Capabilities, func(r doctorRow) bool { return r.Name == "go.writes" })
+		if i < 0 {
+			t.Fatalf("weft doctor does not know go.writes:\n%s", out)
+		}
+		row := said.Capabilities[i]
+		t.Logf("%s: %+v", name, row)
+		if lacks := strings.Contains(row.Why, "CAP_SYS_ADMIN, which is not held"); lacks != (name == "without") {
+			t.Errorf("%s: doctor says %+v", name, row)
+		}
+		if wrote := fmt.Sprintf(`"go_memory":%v`, row.State == "ok"); !strings.Contains(p.said(), wrote) {
+			t.Errorf("%s: the log does not say %s", name, wrote)
+		}
+		p.terminate(in)
+	}
 }
 
 // logMemory says what the pod has taken up, the kernel's part included.
