@@ -46,7 +46,7 @@ func TestGoKeepsConnections(t *testing.T) {
 		})
 	}
 	joined := h.agent.kernelCounts()["http2/joined"]
-	if want := float64(len(rigs) + len(calls)); unwritten(t, true) && joined < want {
+	if want := float64(len(rigs) + len(calls)); h.unwritten(t) && joined < want {
 		t.Errorf("%v connections were joined midway, want %v: those that were there before are not in use", joined, want)
 	}
 	h.end(t)
