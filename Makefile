@@ -33,7 +33,7 @@ c_sources = $(shell find bpf -name '*.c' -o -name '*.h')
 unit = $(shell $(GO) list ./... | grep -vxE 'weft/(test/e2e|deploy/image)')
 race = $(if $(and $(filter 1,$(shell $(GO) env CGO_ENABLED)),$(shell command -v $(firstword $(shell $(GO) env CC)))),-race)
 
-.PHONY: help build generate check-generate offsets check-offsets fmt lint test test-root soak vm verified check-verified collector manifests apiserver fuzz bench
+.PHONY: help build generate check-generate offsets check-offsets fmt lint test test-root soak vm kernels verified check-verified collector manifests apiserver fuzz bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,7 @@ test-root: ## load into this kernel, trace real programs, build the image; needs
 	rm -rf "$$results" && mkdir -p "$$results" || exit 1; \
 	export WEFT_E2E_RESULTS=$$results/loads.jsonl WEFT_E2E_DOCTOR=$$results/doctor.json; \
 	run; status=$$?; \
+	echo '$(VERSION)' >"$$results/version"; \
 	echo $$status >"$$results/status"; \
 	[ ! -e "$$results/loads.jsonl" ] || cat "$$results/loads.jsonl" >>"$$wanted" || exit 1; \
 	$(GO) run ./test/vm/table && exit $$status
@@ -115,10 +116,25 @@ vm: ## the same in a Debian kernel under QEMU: make vm KERNEL=6.12 [CAPTURE="fen
 			-env WEFT_E2E_RESULTS=/root/results/loads.jsonl -env WEFT_E2E_DOCTOR=/root/results/doctor.json \
 			-get /root/results:$$results \
 			-- bin/e2e.test -test.v -test.timeout 14m -test.run '$(value RUN)' -test.skip '$(value SKIP)'; status=$$?; \
+		echo '$(VERSION)' >"$$results/version"; \
 		echo $$status >"$$results/status"; \
 		[ $$status = 0 ] || { worst=1; break; }; \
 	done; \
 	$(GO) run ./test/vm/table && exit $$worst
+
+# Ways of capture by kernel: those that doctor does not find missing there.
+kernels_runs = 5.10=fentry 5.10=kprobe 6.1=fentry 6.1=kprobe \
+	6.12=fentry 6.12=kprobe 6.12=tracepoint newest=fentry newest=kprobe newest=tracepoint
+kernels: ## docs/kernels.md anew, every row of it: 10 virtual machines and this host, half an hour; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "kernels: the row of this host needs root: sudo make kernels"; exit 1; }
+	rm -rf bin/results
+	@worst=0; begun=$$(date +%s); \
+	for run in $(kernels_runs); do \
+		$(MAKE) --no-print-directory vm VERSION='$(VERSION)' KERNEL=$${run%=*} CAPTURE=$${run#*=} RUN='^TestChain$$/^gunicorn-express$$/^keepalive$$' || worst=1; \
+	done; \
+	WEFT_E2E_RESULTS=/dev/null $(MAKE) --no-print-directory test-root VERSION='$(VERSION)' RUN='^TestChain$$/^gunicorn-express$$' || worst=1; \
+	echo "kernels: $$((($$(date +%s) - begun) / 60)) min"; \
+	exit $$worst
 
 # Kernels of verified and check-verified: host, or Debian series under QEMU.
 verified_kernels = $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),host 5.10 6.1 6.12 newest)

@@ -16,8 +16,9 @@ const (
 )
 
 const intro = "# Kernels\n\n" +
-	"What the end-to-end tests found on each kernel. `make vm KERNEL=6.12 CAPTURE=kprobe` writes it\n" +
-	"(`host` is `make test-root` with `WEFT_E2E_RESULTS` set); do not edit. Every load runs unmodified\n" +
+	"What the end-to-end tests found on each kernel. `make kernels` writes it anew, all rows;\n" +
+	"`make vm KERNEL=6.12 CAPTURE=kprobe` one of them (`host` is `make test-root` with\n" +
+	"`WEFT_E2E_RESULTS` set); do not edit. `weft` is the version that a row is of. Every load runs unmodified\n" +
 	"services at the stated concurrency and judges each single request: `linked` is the share whose hops all\n" +
 	"became one trace, `roots` are calls that began a trace of their own, `wrong` are edges that\n" +
 	"contradict what happened, of which there must be none.\n"
@@ -89,8 +90,8 @@ func reported(runs []run) *diagnosis {
 
 func renderRuns(b *strings.Builder, groups [][]run) {
 	b.WriteString("\n## Runs\n\n")
-	row(b, "kernel", "release", "capture asked", "used", "doctor", "receive program", "result", "date")
-	rule(b, 8)
+	row(b, "kernel", "release", "capture asked", "used", "doctor", "receive program", "result", "weft", "date")
+	rule(b, 9)
 	for _, group := range groups {
 		for _, way := range ways {
 			i := slices.IndexFunc(group, func(r run) bool { return r.Capture == way })
@@ -100,15 +101,15 @@ func renderRuns(b *strings.Builder, groups [][]run) {
 				if r.Doctor != nil {
 					release, verdict = r.Doctor.Kernel, r.Doctor.Verdict
 				}
-				row(b, r.Kernel, release, way, r.used(), verdict, r.receives(), r.result(), r.At.Format("2006-01-02"))
+				row(b, r.Kernel, release, way, r.used(), verdict, r.receives(), r.result(), r.version(), r.At.Format("2006-01-02"))
 				continue
 			}
 			d := reported(group)
 			switch c := d.find("capture." + way); {
 			case c.State == "missing":
-				row(b, group[0].Kernel, d.Kernel, way, "", "", "", lacks(c), "")
+				row(b, group[0].Kernel, d.Kernel, way, "", "", "", lacks(c), "", "")
 			case c.State == "ok" && !slices.ContainsFunc(group, func(r run) bool { return r.used() == way }):
-				row(b, group[0].Kernel, d.Kernel, way, "", "", "", "works, not run: `"+command(group[0].Kernel, way)+"`", "")
+				row(b, group[0].Kernel, d.Kernel, way, "", "", "", "works, not run: `"+command(group[0].Kernel, way)+"`", "", "")
 			}
 		}
 	}
@@ -120,6 +121,14 @@ func command(kernel, way string) string {
 		return "WEFT_E2E_RESULTS=/dev/null WEFT_CAPTURE=" + way + " make test-root"
 	}
 	return "make vm KERNEL=" + kernel + " CAPTURE=" + way
+}
+
+// version is that of weft, as the page shows it.
+func (r *run) version() string {
+	if r.Version == "" {
+		return "earlier"
+	}
+	return r.Version
 }
 
 // lacks says what a way of capture needs that this kernel has not.
@@ -189,11 +198,13 @@ func renderLoads(b *strings.Builder, runs []run) {
 }
 
 // renderDoctor is one column a kernel. What depends on the way asked for stands
-// with the runs.
+// with the runs. Rows are those of the latest report: what doctor had before it has no
+// longer.
 func renderDoctor(b *strings.Builder, groups [][]run) {
 	head := []string{"capability"}
 	var found []*diagnosis
 	var kernels, names []string
+	latest := reported(slices.Concat(groups...))
 	for _, group := range groups {
 		d := reported(group)
 		if d == nil {
@@ -201,7 +212,7 @@ func renderDoctor(b *strings.Builder, groups [][]run) {
 		}
 		found, kernels = append(found, d), append(kernels, group[0].Kernel)
 		head = append(head, group[0].Kernel+" ("+d.Kernel+")")
-		for _, c := range d.Capabilities {
+		for _, c := range latest.Capabilities {
 			if c.Name != "kernel" && c.Name != "capture" && !slices.Contains(names, c.Name) {
 				names = append(names, c.Name)
 			}

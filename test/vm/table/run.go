@@ -22,6 +22,7 @@ type run struct {
 	Kernel  string     `json:"kernel"`  // as asked for: a series, newest, host
 	Capture string     `json:"capture"` // as asked for: one of ways
 	At      time.Time  `json:"at"`      // when it ended
+	Version string     `json:"version"` // of weft, by git describe; "" of runs before there was this
 	Passed  bool       `json:"passed"`  // all tests, not only the loads
 	Doctor  *diagnosis `json:"doctor"`  // nil if it did not come that far
 	Loads   []load     `json:"loads"`
@@ -91,7 +92,7 @@ func readRuns(dir string) ([]run, error) {
 	return runs, nil
 }
 
-// read fills a run from its folder: status, doctor.json, loads.jsonl.
+// read fills a run from its folder: status, version, doctor.json, loads.jsonl.
 func (r *run) read(dir string) (ended bool, err error) {
 	file := filepath.Join(dir, "status")
 	status, err := os.ReadFile(file)
@@ -107,7 +108,12 @@ func (r *run) read(dir string) (ended bool, err error) {
 	}
 	r.At = info.ModTime().UTC().Truncate(time.Second)
 	r.Passed = strings.TrimSpace(string(status)) == "0"
-	text, err := os.ReadFile(filepath.Join(dir, "doctor.json"))
+	text, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("read run: %w", err)
+	}
+	r.Version = strings.TrimSpace(string(text))
+	text, err = os.ReadFile(filepath.Join(dir, "doctor.json"))
 	switch {
 	case err == nil:
 		r.Doctor = &diagnosis{}

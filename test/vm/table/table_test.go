@@ -25,6 +25,8 @@ func doctor(kernel, used string, more ...string) string {
 const (
 	fentryOK      = `{"name":"capture.fentry","state":"ok","why":"weft's programs load and attach"}`
 	fentryRefused = `{"name":"capture.fentry","state":"missing","why":"the kernel refuses it: load: a|b","mend":"use a kernel with BPF trampolines: CONFIG_X=y"}`
+	kprobeOK      = `{"name":"capture.kprobe","state":"ok","why":"weft's programs load and attach"}`
+	tracepointOK  = `{"name":"capture.tracepoint","state":"ok","why":"weft's programs load and attach"}`
 	kprobeBroken  = `{"name":"capture.kprobe","state":"missing","why":"load weft_x: invalid argument","mend":"report this line as a defect: --> <!-- "}`
 	tracepointOld = `{"name":"capture.tracepoint","state":"missing","why":"the kernel refuses it: no BTF","effect":"none","mend":"use Linux 6.3 or later"}`
 	injectOK      = `{"name":"injection","state":"ok","why":"self-test passed: a loopback connection"}`
@@ -76,7 +78,7 @@ func mustUpdate(t *testing.T, results, out string) string {
 
 func TestGolden(t *testing.T) {
 	results, out := t.TempDir(), filepath.Join(t.TempDir(), "kernels.md")
-	put(t, results, "6.12-kprobe", "0\n", doctor("6.12.90", "kprobe", fentryOK, injectOK), loadLine, day(3))
+	put(t, results, "6.12-kprobe", "0\n", doctor("6.12.90", "kprobe", fentryOK, kprobeOK, tracepointOK, injectOK), loadLine, day(3))
 	put(t, results, "5.10-fentry", "0\n", doctor("5.10.0-46", "fentry", fentryOK, kprobeBroken, tracepointOld, injectOK), loadLine+loadLine, day(2))
 	put(t, results, "6.1-auto", "1\n", doctor("6.1.0-56", "fentry", fentryOK, injectOK),
 		strings.NewReplacer(`"linked":40`, `"linked":30`, `"roots":0`, `"roots":9`, `"wrong":0`, `"wrong":1`, "true", "false").Replace(loadLine), day(2))
@@ -115,10 +117,10 @@ func TestMerge(t *testing.T) {
 	later := t.TempDir()
 	put(t, later, "6.1-fentry", "0\n", doctor("6.1.0-56", "fentry", injectOK), loadLine, day(4))
 	page := mustUpdate(t, later, out)
-	if strings.Contains(page, "6.1.0-50") || !strings.Contains(page, "| 6.1 | 6.1.0-56 | fentry | fentry | propagates | no | passed, 1 of 1 loads | 2026-11-04 |") {
+	if strings.Contains(page, "6.1.0-50") || !strings.Contains(page, "| 6.1 | 6.1.0-56 | fentry | fentry | propagates | no | passed, 1 of 1 loads | earlier | 2026-11-04 |") {
 		t.Errorf("the later run did not replace its row:\n%s", page)
 	}
-	if !strings.Contains(page, "| 6.12 | 6.12.90 | fentry | fentry | propagates | no | passed, 1 of 1 loads | 2026-11-02 |") {
+	if !strings.Contains(page, "| 6.12 | 6.12.90 | fentry | fentry | propagates | no | passed, 1 of 1 loads | earlier | 2026-11-02 |") {
 		t.Errorf("a run of 6.1 changed the row of 6.12:\n%s", page)
 	}
 	if again := mustUpdate(t, first, out); again != page {
@@ -129,7 +131,7 @@ func TestMerge(t *testing.T) {
 		t.Errorf("a run without loads changed the page:\n%s", again)
 	}
 	put(t, later, "6.12-fentry", "1\n", "", "", day(5))
-	if page := mustUpdate(t, later, out); !strings.Contains(page, "| 6.12 | unknown | fentry | none | did not run | unknown | **failed** before the first load ended | 2026-11-05 |") {
+	if page := mustUpdate(t, later, out); !strings.Contains(page, "| 6.12 | unknown | fentry | none | did not run | unknown | **failed** before the first load ended | earlier | 2026-11-05 |") {
 		t.Errorf("a failed run is not shown:\n%s", page)
 	}
 }
@@ -147,6 +149,33 @@ func TestLatestReport(t *testing.T) {
 	page := mustUpdate(t, results, out)
 	if strings.Contains(page, "| `root` |") || !strings.Contains(page, "| capability | 6.1 (6.1.0-56) |") {
 		t.Errorf("an earlier report is shown:\n%s", page)
+	}
+}
+
+// TestGoneRow: what doctor no longer has is shown for no kernel, however old the run of
+// one is.
+func TestGoneRow(t *testing.T) {
+	results, out := t.TempDir(), filepath.Join(t.TempDir(), "kernels.md")
+	root := `{"name":"root","state":"ok","why":"effective user 0"}`
+	put(t, results, "6.1-fentry", "0\n", doctor("6.1.0-50", "fentry", fentryOK, injectOK, root), loadLine, day(2))
+	put(t, results, "6.12-fentry", "0\n", doctor("6.12.90", "fentry", fentryOK, injectOK), loadLine, day(3))
+	if page := mustUpdate(t, results, out); strings.Contains(page, "| `root` |") || !strings.Contains(page, "| `injection` | ok | ok |") {
+		t.Errorf("a row that is gone is shown:\n%s", page)
+	}
+}
+
+// TestVersion: a row says of which weft it is.
+func TestVersion(t *testing.T) {
+	results, out := t.TempDir(), filepath.Join(t.TempDir(), "kernels.md")
+	put(t, results, "6.1-fentry", "0\n", doctor("6.1.0-50", "fentry", injectOK), loadLine, day(2))
+	if err := os.WriteFile(filepath.Join(results, "6.1-fentry", "version"), []byte("v1-2-gabc\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time from the page
+		if page := mustUpdate(t, results, out); !strings.Contains(page, "passed, 1 of 1 loads | v1-2-gabc | 2026-11-02 |") {
+			t.Errorf("without its version:\n%s", page)
+		}
+		results = t.TempDir()
 	}
 }
 
