@@ -274,10 +274,6 @@ func (l *Loader) FollowChildren(cgroup string) (stop func() error, err error) {
 	return l.finder.followChildren(cgroup)
 }
 
-// GoLoaded is closed once a Go program that starts can be attached to without delay,
-// or when it is known that none can be.
-func (l *Loader) GoLoaded() <-chan struct{} { return l.golang.loaded }
-
 // Relook asks the selector and Options.Attributes again about processes of which
 // they may now know more, or something else. Run does it within moments, those of
 // an idle ring. It is safe for concurrent use, and also before Run.
