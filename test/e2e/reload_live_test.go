@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weft/internal/privilege"
 )
 
 // pausing is a connection that pauses once, behind these bytes, while it writes.
@@ -201,6 +203,43 @@ func TestReloadBegins(t *testing.T) {
 		t.Errorf("lost: %v", lost)
 	}
 	noTrace(t, a.out.String())
+	a.stop()
+}
+
+// TestReloadMayNotBegin: where the right to write is missing, the log says so, and the
+// rest of the change is in force.
+func TestReloadMayNotBegin(t *testing.T) {
+	g := newGroup(t)
+	target := startReceiver(t, "127.0.0.1:0")
+	r := &relay{addr: prefork(t, g, "relay", ""), target: target}
+	confine(t, without(granted, privilege.NetAdmin)...)
+	sink := startSink(t)
+	a := startAgent(t, g, sink, agentOptions{extra: "propagation: {inject: []}\n"})
+	base, err := os.ReadFile(a.file())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := []string{"traceparent: " + tp(1, "01")}
+	for i, propagation := range []string{"{inject: []}", "{inject: [traceparent], trust: []}"} {
+		if err := a.reload(strings.Replace(string(base), "{inject: []}", propagation, 1), "applied"); err != nil {
+			t.Fatal(err)
+		}
+		p := r.pass(t, lines, nil, nil, nil)
+		if got := contextOf(t, p.got); got.parent.TraceID != "" {
+			t.Errorf("%s: %+v is written", propagation, got)
+		}
+		for _, s := range byID(spansOf(t, sink, 2))[p.id] {
+			if trusted := s.ParentID != ""; trusted != (i == 0) {
+				t.Errorf("%s: trusted is %v: %s", propagation, trusted, &s)
+			}
+		}
+	}
+	if text := a.out.String(); !strings.Contains(text, "requests are observed but not edited") || !strings.Contains(text, "CAP_NET_ADMIN is missing, which editing requests takes") {
+		t.Errorf("not said:\n%s", text)
+	}
+	if got := a.metrics()["weft_injecting"]; got != 0 {
+		t.Errorf("weft_injecting is %v", got)
+	}
 	a.stop()
 }
 
