@@ -25,6 +25,7 @@ const struct weft_request *btf_request __attribute__((unused));
 const struct weft_carried *btf_carried __attribute__((unused));
 const struct weft_response *btf_response __attribute__((unused));
 const struct weft_route *btf_route __attribute__((unused));
+const enum weft_router *btf_router __attribute__((unused));
 const struct weft_process *btf_process __attribute__((unused));
 const struct weft_socket *btf_socket __attribute__((unused));
 const struct weft_control *btf_control __attribute__((unused));

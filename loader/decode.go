@@ -144,7 +144,7 @@ func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
 			return err
 		}
 		to.Route(event.Route{SpanID: r.SpanId,
-			Text: d.text(cut(r.Text[:], int(r.Len))), Cut: int(r.Len) > len(r.Text)})
+			Text: routed(d.text(cut(r.Text[:], int(r.Len))), r.Router), Cut: int(r.Len) > len(r.Text)})
 	case uint16(WeftWeftEventTypeWEFT_EVENT_RESPONSE):
 		r, err := view[WeftWeftResponse](raw)
 		if err != nil {

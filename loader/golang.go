@@ -278,7 +278,7 @@ func (g *golang) attach(pid uint32, start uint64, then func()) {
 	// HTTP/1 in the clear is there; meanwhile the socket tier writes. The rest is
 	// loaded side by side.
 	rest := []func(done func()){
-		func(done func()) { g.after(pid, p, done, waveH2, waveXNet, waveGRPC) },
+		func(done func()) { g.after(pid, p, done, waveH2, waveXNet, waveGRPC, waveRoute) },
 		func(done func()) { g.soon(pid, p, done) },
 	}
 	if g.memory == nil {

@@ -87,10 +87,20 @@ func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
 		return err
 	}
 	if len(probes) == 0 {
-		if !slices.Contains(waves, waveHTTP) || len(p.binary.Probes) > 0 {
+		followed := func(w goWave) bool { return g.uses(p.binary.Binary, w) }
+		if !slices.Contains(waves, waveHTTP) || slices.ContainsFunc([]goWave{waveHTTP, waveH2, waveXNet, waveGRPC}, followed) {
 			return nil
 		}
-		return fmt.Errorf("find probe sites in %s: %s: %w", p.binary.path, absent(p.binary.Binary), ebpf.ErrNotSupported)
+		err := fmt.Errorf("find probe sites in %s: %s: %w", p.binary.path, absent(p.binary.Binary), ebpf.ErrNotSupported)
+		if p.binary.Layout.Flags&gobin.FlagGoroutines == 0 {
+			return err
+		}
+		g.failed.add(attachUprobe, err)
+		if why := err.Error(); !g.warned[why] && len(g.warned) <= 100 {
+			g.warned[why] = true
+			g.log.Warn("a Go program is traced by its sockets alone: a call is for the request that its goroutine serves, if any", "why", err)
+		}
+		return nil // its goroutines can be told apart all the same
 	}
 	// The process's own way to the file: it may be in another mount namespace, or
 	// have been replaced.
@@ -145,8 +155,8 @@ func (g *golang) attachInode(ex *link.Executable, b *goBinary, probes []goProbe)
 
 // absent says why there is nothing to attach to.
 func absent(b *gobin.Binary) string {
-	if len(b.Problems) > 0 {
-		return b.Problems[0]
+	for _, why := range slices.Concat(b.Degraded, b.Problems) {
+		return why
 	}
 	return "it does not use net/http or gRPC in a way that weft knows"
 }

@@ -57,6 +57,10 @@ func (g *golang) binaryOf(file *os.File, pid uint32) (*goBinary, error) {
 	for _, problem := range analysed.Problems {
 		g.log.Info("Go executable not understood in full", "pid", pid, "exe", path, "problem", problem)
 	}
+	for _, lost := range analysed.Degraded {
+		g.failed.add(attachUprobe, fmt.Errorf("follow %s: %s: %w", path, lost, ebpf.ErrNotSupported))
+		g.log.Warn("a Go program is followed in part", "why", lost, "exe", path)
+	}
 	f, err := elf.NewFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)

@@ -63,6 +63,7 @@ const (
 	waveH2    goWave = "h2"    // net/http's own HTTP/2
 	waveXNet  goWave = "xnet"  // golang.org/x/net/http2
 	waveGRPC  goWave = "grpc"  // google.golang.org/grpc
+	waveRoute goWave = "route" // routers other than net/http's
 	waveWrite goWave = "write" // into the write buffer of HTTP/1
 	waveTLS   goWave = "tls"   // HTTP/1 over TLS, once it is seen
 )
@@ -81,6 +82,8 @@ func waveOf(site string, writes bool) goWave {
 		return waveXNet
 	case strings.HasPrefix(site, "GRPC_"):
 		return waveGRPC
+	case strings.HasPrefix(site, "CHI_"), strings.HasPrefix(site, "GIN_"), strings.HasPrefix(site, "MUX_"):
+		return waveRoute
 	}
 	return waveHTTP
 }

@@ -30,7 +30,7 @@ func TestGoObjectLoads(t *testing.T) {
 		o.goWrites = mayWriteUser() == nil
 		p := newGoPrograms(o, first.Maps)
 		p.multi = multi
-		for _, w := range []goWave{waveHTTP, waveH2, waveXNet, waveGRPC, waveWrite, waveTLS} {
+		for _, w := range []goWave{waveHTTP, waveH2, waveXNet, waveGRPC, waveRoute, waveWrite, waveTLS} {
 			if err := p.ensure(w); err != nil {
 				t.Fatalf("multi=%t %s: %+v", multi, w, err)
 			}

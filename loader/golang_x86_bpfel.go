@@ -203,10 +203,14 @@ type GolangExchange struct {
 	TraceId [16]uint8
 	Flags   uint8
 	Carry   uint8
-	Pad     [6]uint8
+	Routed  uint8
+	Serves  uint8
+	Pad     [4]uint8
 	Context uint64
 	Request uint64
 	Conn    uint64
+	Router  uint64
+	Above   uint64
 	Births  struct {
 		_       structs.HostLayout
 		Goidgen uint64
@@ -484,6 +488,11 @@ const (
 	GolangMapThreads                     = "threads"
 	GolangMapTrusted                     = "trusted"
 	GolangProgGoEntry                    = "go_entry"
+	GolangProgGoEntryCHI_BEGIN           = "go_entry_CHI_BEGIN"
+	GolangProgGoEntryCHI_END             = "go_entry_CHI_END"
+	GolangProgGoEntryGIN_BEGIN           = "go_entry_GIN_BEGIN"
+	GolangProgGoEntryGIN_END             = "go_entry_GIN_END"
+	GolangProgGoEntryGIN_ROUTE           = "go_entry_GIN_ROUTE"
 	GolangProgGoEntryGRPC_CLIENT_END     = "go_entry_GRPC_CLIENT_END"
 	GolangProgGoEntryGRPC_HANDLER        = "go_entry_GRPC_HANDLER"
 	GolangProgGoEntryGRPC_HANDLER_STATUS = "go_entry_GRPC_HANDLER_STATUS"
@@ -503,6 +512,7 @@ const (
 	GolangProgGoEntryH2SERVER_HEADERS    = "go_entry_H2_SERVER_HEADERS"
 	GolangProgGoEntryH2SERVER_RESET      = "go_entry_H2_SERVER_RESET"
 	GolangProgGoEntryH2WRITE             = "go_entry_H2_WRITE"
+	GolangProgGoEntryMUX_ROUTE           = "go_entry_MUX_ROUTE"
 	GolangProgGoEntryROUNDTRIP           = "go_entry_ROUNDTRIP"
 	GolangProgGoEntrySERVE               = "go_entry_SERVE"
 	GolangProgGoEntrySERVE_TLS           = "go_entry_SERVE_TLS"
@@ -520,6 +530,11 @@ const (
 	GolangProgGoEntryXNET_SERVER_HEADERS = "go_entry_XNET_SERVER_HEADERS"
 	GolangProgGoEntryXNET_SERVER_RESET   = "go_entry_XNET_SERVER_RESET"
 	GolangProgGoEntryXNET_WRITE          = "go_entry_XNET_WRITE"
+	GolangProgGoSiteCHI_BEGIN            = "go_site_CHI_BEGIN"
+	GolangProgGoSiteCHI_END              = "go_site_CHI_END"
+	GolangProgGoSiteGIN_BEGIN            = "go_site_GIN_BEGIN"
+	GolangProgGoSiteGIN_END              = "go_site_GIN_END"
+	GolangProgGoSiteGIN_ROUTE            = "go_site_GIN_ROUTE"
 	GolangProgGoSiteGRPC_CLIENT_END      = "go_site_GRPC_CLIENT_END"
 	GolangProgGoSiteGRPC_HANDLER         = "go_site_GRPC_HANDLER"
 	GolangProgGoSiteGRPC_HANDLER_STATUS  = "go_site_GRPC_HANDLER_STATUS"
@@ -539,6 +554,7 @@ const (
 	GolangProgGoSiteH2SERVER_HEADERS     = "go_site_H2_SERVER_HEADERS"
 	GolangProgGoSiteH2SERVER_RESET       = "go_site_H2_SERVER_RESET"
 	GolangProgGoSiteH2WRITE              = "go_site_H2_WRITE"
+	GolangProgGoSiteMUX_ROUTE            = "go_site_MUX_ROUTE"
 	GolangProgGoSiteROUNDTRIP            = "go_site_ROUNDTRIP"
 	GolangProgGoSiteSERVE                = "go_site_SERVE"
 	GolangProgGoSiteSERVE_TLS            = "go_site_SERVE_TLS"
@@ -613,6 +629,11 @@ type GolangSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type GolangProgramSpecs struct {
 	GoEntry                    *ebpf.ProgramSpec `ebpf:"go_entry"`
+	GoEntryCHI_BEGIN           *ebpf.ProgramSpec `ebpf:"go_entry_CHI_BEGIN"`
+	GoEntryCHI_END             *ebpf.ProgramSpec `ebpf:"go_entry_CHI_END"`
+	GoEntryGIN_BEGIN           *ebpf.ProgramSpec `ebpf:"go_entry_GIN_BEGIN"`
+	GoEntryGIN_END             *ebpf.ProgramSpec `ebpf:"go_entry_GIN_END"`
+	GoEntryGIN_ROUTE           *ebpf.ProgramSpec `ebpf:"go_entry_GIN_ROUTE"`
 	GoEntryGRPC_CLIENT_END     *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_CLIENT_END"`
 	GoEntryGRPC_HANDLER        *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_HANDLER"`
 	GoEntryGRPC_HANDLER_STATUS *ebpf.ProgramSpec `ebpf:"go_entry_GRPC_HANDLER_STATUS"`
@@ -632,6 +653,7 @@ type GolangProgramSpecs struct {
 	GoEntryH2SERVER_HEADERS    *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_HEADERS"`
 	GoEntryH2SERVER_RESET      *ebpf.ProgramSpec `ebpf:"go_entry_H2_SERVER_RESET"`
 	GoEntryH2WRITE             *ebpf.ProgramSpec `ebpf:"go_entry_H2_WRITE"`
+	GoEntryMUX_ROUTE           *ebpf.ProgramSpec `ebpf:"go_entry_MUX_ROUTE"`
 	GoEntryROUNDTRIP           *ebpf.ProgramSpec `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.ProgramSpec `ebpf:"go_entry_SERVE"`
 	GoEntrySERVE_TLS           *ebpf.ProgramSpec `ebpf:"go_entry_SERVE_TLS"`
@@ -649,6 +671,11 @@ type GolangProgramSpecs struct {
 	GoEntryXNET_SERVER_HEADERS *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_HEADERS"`
 	GoEntryXNET_SERVER_RESET   *ebpf.ProgramSpec `ebpf:"go_entry_XNET_SERVER_RESET"`
 	GoEntryXNET_WRITE          *ebpf.ProgramSpec `ebpf:"go_entry_XNET_WRITE"`
+	GoSiteCHI_BEGIN            *ebpf.ProgramSpec `ebpf:"go_site_CHI_BEGIN"`
+	GoSiteCHI_END              *ebpf.ProgramSpec `ebpf:"go_site_CHI_END"`
+	GoSiteGIN_BEGIN            *ebpf.ProgramSpec `ebpf:"go_site_GIN_BEGIN"`
+	GoSiteGIN_END              *ebpf.ProgramSpec `ebpf:"go_site_GIN_END"`
+	GoSiteGIN_ROUTE            *ebpf.ProgramSpec `ebpf:"go_site_GIN_ROUTE"`
 	GoSiteGRPC_CLIENT_END      *ebpf.ProgramSpec `ebpf:"go_site_GRPC_CLIENT_END"`
 	GoSiteGRPC_HANDLER         *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER"`
 	GoSiteGRPC_HANDLER_STATUS  *ebpf.ProgramSpec `ebpf:"go_site_GRPC_HANDLER_STATUS"`
@@ -668,6 +695,7 @@ type GolangProgramSpecs struct {
 	GoSiteH2SERVER_HEADERS     *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_HEADERS"`
 	GoSiteH2SERVER_RESET       *ebpf.ProgramSpec `ebpf:"go_site_H2_SERVER_RESET"`
 	GoSiteH2WRITE              *ebpf.ProgramSpec `ebpf:"go_site_H2_WRITE"`
+	GoSiteMUX_ROUTE            *ebpf.ProgramSpec `ebpf:"go_site_MUX_ROUTE"`
 	GoSiteROUNDTRIP            *ebpf.ProgramSpec `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.ProgramSpec `ebpf:"go_site_SERVE"`
 	GoSiteSERVE_TLS            *ebpf.ProgramSpec `ebpf:"go_site_SERVE_TLS"`
@@ -839,6 +867,11 @@ type GolangVariables struct {
 // It can be passed to LoadGolangObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GolangPrograms struct {
 	GoEntry                    *ebpf.Program `ebpf:"go_entry"`
+	GoEntryCHI_BEGIN           *ebpf.Program `ebpf:"go_entry_CHI_BEGIN"`
+	GoEntryCHI_END             *ebpf.Program `ebpf:"go_entry_CHI_END"`
+	GoEntryGIN_BEGIN           *ebpf.Program `ebpf:"go_entry_GIN_BEGIN"`
+	GoEntryGIN_END             *ebpf.Program `ebpf:"go_entry_GIN_END"`
+	GoEntryGIN_ROUTE           *ebpf.Program `ebpf:"go_entry_GIN_ROUTE"`
 	GoEntryGRPC_CLIENT_END     *ebpf.Program `ebpf:"go_entry_GRPC_CLIENT_END"`
 	GoEntryGRPC_HANDLER        *ebpf.Program `ebpf:"go_entry_GRPC_HANDLER"`
 	GoEntryGRPC_HANDLER_STATUS *ebpf.Program `ebpf:"go_entry_GRPC_HANDLER_STATUS"`
@@ -858,6 +891,7 @@ type GolangPrograms struct {
 	GoEntryH2SERVER_HEADERS    *ebpf.Program `ebpf:"go_entry_H2_SERVER_HEADERS"`
 	GoEntryH2SERVER_RESET      *ebpf.Program `ebpf:"go_entry_H2_SERVER_RESET"`
 	GoEntryH2WRITE             *ebpf.Program `ebpf:"go_entry_H2_WRITE"`
+	GoEntryMUX_ROUTE           *ebpf.Program `ebpf:"go_entry_MUX_ROUTE"`
 	GoEntryROUNDTRIP           *ebpf.Program `ebpf:"go_entry_ROUNDTRIP"`
 	GoEntrySERVE               *ebpf.Program `ebpf:"go_entry_SERVE"`
 	GoEntrySERVE_TLS           *ebpf.Program `ebpf:"go_entry_SERVE_TLS"`
@@ -875,6 +909,11 @@ type GolangPrograms struct {
 	GoEntryXNET_SERVER_HEADERS *ebpf.Program `ebpf:"go_entry_XNET_SERVER_HEADERS"`
 	GoEntryXNET_SERVER_RESET   *ebpf.Program `ebpf:"go_entry_XNET_SERVER_RESET"`
 	GoEntryXNET_WRITE          *ebpf.Program `ebpf:"go_entry_XNET_WRITE"`
+	GoSiteCHI_BEGIN            *ebpf.Program `ebpf:"go_site_CHI_BEGIN"`
+	GoSiteCHI_END              *ebpf.Program `ebpf:"go_site_CHI_END"`
+	GoSiteGIN_BEGIN            *ebpf.Program `ebpf:"go_site_GIN_BEGIN"`
+	GoSiteGIN_END              *ebpf.Program `ebpf:"go_site_GIN_END"`
+	GoSiteGIN_ROUTE            *ebpf.Program `ebpf:"go_site_GIN_ROUTE"`
 	GoSiteGRPC_CLIENT_END      *ebpf.Program `ebpf:"go_site_GRPC_CLIENT_END"`
 	GoSiteGRPC_HANDLER         *ebpf.Program `ebpf:"go_site_GRPC_HANDLER"`
 	GoSiteGRPC_HANDLER_STATUS  *ebpf.Program `ebpf:"go_site_GRPC_HANDLER_STATUS"`
@@ -894,6 +933,7 @@ type GolangPrograms struct {
 	GoSiteH2SERVER_HEADERS     *ebpf.Program `ebpf:"go_site_H2_SERVER_HEADERS"`
 	GoSiteH2SERVER_RESET       *ebpf.Program `ebpf:"go_site_H2_SERVER_RESET"`
 	GoSiteH2WRITE              *ebpf.Program `ebpf:"go_site_H2_WRITE"`
+	GoSiteMUX_ROUTE            *ebpf.Program `ebpf:"go_site_MUX_ROUTE"`
 	GoSiteROUNDTRIP            *ebpf.Program `ebpf:"go_site_ROUNDTRIP"`
 	GoSiteSERVE                *ebpf.Program `ebpf:"go_site_SERVE"`
 	GoSiteSERVE_TLS            *ebpf.Program `ebpf:"go_site_SERVE_TLS"`
@@ -916,6 +956,11 @@ type GolangPrograms struct {
 func (p *GolangPrograms) Close() error {
 	return _GolangClose(
 		p.GoEntry,
+		p.GoEntryCHI_BEGIN,
+		p.GoEntryCHI_END,
+		p.GoEntryGIN_BEGIN,
+		p.GoEntryGIN_END,
+		p.GoEntryGIN_ROUTE,
 		p.GoEntryGRPC_CLIENT_END,
 		p.GoEntryGRPC_HANDLER,
 		p.GoEntryGRPC_HANDLER_STATUS,
@@ -935,6 +980,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryH2SERVER_HEADERS,
 		p.GoEntryH2SERVER_RESET,
 		p.GoEntryH2WRITE,
+		p.GoEntryMUX_ROUTE,
 		p.GoEntryROUNDTRIP,
 		p.GoEntrySERVE,
 		p.GoEntrySERVE_TLS,
@@ -952,6 +998,11 @@ func (p *GolangPrograms) Close() error {
 		p.GoEntryXNET_SERVER_HEADERS,
 		p.GoEntryXNET_SERVER_RESET,
 		p.GoEntryXNET_WRITE,
+		p.GoSiteCHI_BEGIN,
+		p.GoSiteCHI_END,
+		p.GoSiteGIN_BEGIN,
+		p.GoSiteGIN_END,
+		p.GoSiteGIN_ROUTE,
 		p.GoSiteGRPC_CLIENT_END,
 		p.GoSiteGRPC_HANDLER,
 		p.GoSiteGRPC_HANDLER_STATUS,
@@ -971,6 +1022,7 @@ func (p *GolangPrograms) Close() error {
 		p.GoSiteH2SERVER_HEADERS,
 		p.GoSiteH2SERVER_RESET,
 		p.GoSiteH2WRITE,
+		p.GoSiteMUX_ROUTE,
 		p.GoSiteROUNDTRIP,
 		p.GoSiteSERVE,
 		p.GoSiteSERVE_TLS,

@@ -210,10 +210,14 @@ type WeftExchange struct {
 	TraceId [16]uint8
 	Flags   uint8
 	Carry   uint8
-	Pad     [6]uint8
+	Routed  uint8
+	Serves  uint8
+	Pad     [4]uint8
 	Context uint64
 	Request uint64
 	Conn    uint64
+	Router  uint64
+	Above   uint64
 	Births  struct {
 		_       structs.HostLayout
 		Goidgen uint64
@@ -611,7 +615,13 @@ const (
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_CLIENT_END     WeftWeftGoSite = 22
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_SERVER_RESET   WeftWeftGoSite = 23
 	WeftWeftGoSiteWEFT_GO_SITE_XNET_ROUNDTRIP      WeftWeftGoSite = 33
-	WeftWeftGoSiteWEFT_GO_SITES                    WeftWeftGoSite = 40
+	WeftWeftGoSiteWEFT_GO_SITE_CHI_BEGIN           WeftWeftGoSite = 40
+	WeftWeftGoSiteWEFT_GO_SITE_CHI_END             WeftWeftGoSite = 41
+	WeftWeftGoSiteWEFT_GO_SITE_GIN_BEGIN           WeftWeftGoSite = 42
+	WeftWeftGoSiteWEFT_GO_SITE_GIN_END             WeftWeftGoSite = 43
+	WeftWeftGoSiteWEFT_GO_SITE_GIN_ROUTE           WeftWeftGoSite = 44
+	WeftWeftGoSiteWEFT_GO_SITE_MUX_ROUTE           WeftWeftGoSite = 45
+	WeftWeftGoSiteWEFT_GO_SITES                    WeftWeftGoSite = 48
 )
 
 type WeftWeftGoUse uint32
@@ -722,9 +732,19 @@ type WeftWeftRoute struct {
 	Head   WeftWeftEventHead
 	SpanId [8]uint8
 	Len    uint16
-	Pad    [6]uint8
+	Router uint8
+	Pad    [5]uint8
 	Text   [128]uint8
 }
+
+type WeftWeftRouter uint32
+
+const (
+	WeftWeftRouterWEFT_ROUTER_NET_HTTP WeftWeftRouter = 0
+	WeftWeftRouterWEFT_ROUTER_CHI      WeftWeftRouter = 1
+	WeftWeftRouterWEFT_ROUTER_GIN      WeftWeftRouter = 2
+	WeftWeftRouterWEFT_ROUTER_MUX      WeftWeftRouter = 3
+)
 
 type WeftWeftSamplingRule struct {
 	_         structs.HostLayout
@@ -851,6 +871,7 @@ const (
 	WeftVarBtfResponse          = "btf_response"
 	WeftVarBtfRole              = "btf_role"
 	WeftVarBtfRoute             = "btf_route"
+	WeftVarBtfRouter            = "btf_router"
 	WeftVarBtfSamplingRule      = "btf_sampling_rule"
 	WeftVarBtfSocket            = "btf_socket"
 	WeftVarBtfTargetFlag        = "btf_target_flag"
@@ -1001,6 +1022,7 @@ type WeftVariableSpecs struct {
 	BtfResponse        *ebpf.VariableSpec `ebpf:"btf_response"`
 	BtfRole            *ebpf.VariableSpec `ebpf:"btf_role"`
 	BtfRoute           *ebpf.VariableSpec `ebpf:"btf_route"`
+	BtfRouter          *ebpf.VariableSpec `ebpf:"btf_router"`
 	BtfSamplingRule    *ebpf.VariableSpec `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.VariableSpec `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.VariableSpec `ebpf:"btf_target_flag"`
@@ -1128,6 +1150,7 @@ type WeftVariables struct {
 	BtfResponse        *ebpf.Variable `ebpf:"btf_response"`
 	BtfRole            *ebpf.Variable `ebpf:"btf_role"`
 	BtfRoute           *ebpf.Variable `ebpf:"btf_route"`
+	BtfRouter          *ebpf.Variable `ebpf:"btf_router"`
 	BtfSamplingRule    *ebpf.Variable `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.Variable `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.Variable `ebpf:"btf_target_flag"`

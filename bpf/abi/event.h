@@ -143,12 +143,21 @@ struct weft_response {
 	__u8 pad[3];
 };
 
-/* Which of the program's own routes a server's request took. */
+/* Whose route it is. */
+enum weft_router {
+	WEFT_ROUTER_NET_HTTP = 0, /* Request.Pattern */
+	WEFT_ROUTER_CHI = 1,	  /* chi.Context.RoutePatterns, one behind the other */
+	WEFT_ROUTER_GIN = 2,	  /* gin.Context.FullPath */
+	WEFT_ROUTER_MUX = 3,	  /* gorilla/mux Route.GetPathTemplate */
+};
+
+/* Which of the program's own routes a server's request took. The last one counts. */
 struct weft_route {
 	struct weft_event_head head;
 	__u8 span_id[8];
 	__u16 len;		   /* of the route, saturating; above WEFT_ROUTE_MAX it was cut */
-	__u8 pad[6];
+	__u8 router;		   /* enum weft_router */
+	__u8 pad[5];
 	__u8 text[WEFT_ROUTE_MAX]; /* as the program's router has it */
 };
 

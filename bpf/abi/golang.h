@@ -130,6 +130,15 @@ enum weft_go_field {
 	WEFT_GO_HMAP_B,
 	WEFT_GO_HMAP_BUCKETS,
 	WEFT_GO_HMAP_OLDBUCKETS,
+	/* Routers: github.com/go-chi/chi, github.com/gin-gonic/gin, github.com/gorilla/mux */
+	WEFT_GO_ROUTER_FIRST = 152,
+	WEFT_GO_CHI_PATTERNS = WEFT_GO_ROUTER_FIRST, /* chi.Context.RoutePatterns */
+	WEFT_GO_CHI_PARENT,			     /* chi.Context.parentCtx */
+	WEFT_GO_GIN_REQUEST,			     /* gin.Context.Request */
+	WEFT_GO_GIN_WRITER,			     /* gin.Context.writermem.ResponseWriter */
+	WEFT_GO_GIN_FULLPATH,			     /* gin.Context.fullPath */
+	WEFT_GO_MUX_PATH,			     /* mux.Route.regexp.path */
+	WEFT_GO_MUX_TEMPLATE,			     /* mux.routeRegexp.template */
 	WEFT_GO_FIELDS = 160,
 };
 
@@ -229,11 +238,20 @@ enum weft_go_site {
 	WEFT_GO_SITE_XNET_CLIENT_END,
 	WEFT_GO_SITE_XNET_SERVER_RESET,
 	WEFT_GO_SITE_XNET_ROUNDTRIP = WEFT_GO_SITE_H2_ROUNDTRIP + 1,
-	WEFT_GO_SITES = 40,
+	/* Routers. */
+	WEFT_GO_SITE_CHI_BEGIN = 40, /* chi.(*Mux).ServeHTTP, its call of context.WithValue */
+	WEFT_GO_SITE_CHI_END,	     /* the same, its call of sync.(*Pool).Put */
+	WEFT_GO_SITE_GIN_BEGIN,	     /* gin.(*Engine).handleHTTPRequest, entry */
+	WEFT_GO_SITE_GIN_END,	     /* gin.(*Engine).ServeHTTP, its call of sync.(*Pool).Put */
+	/* gin.(*Engine).handleHTTPRequest, its call of Next: then not the two before */
+	WEFT_GO_SITE_GIN_ROUTE,
+	WEFT_GO_SITE_MUX_ROUTE, /* mux.requestWithRoute, entry */
+	WEFT_GO_SITES = 48,
 };
 
 _Static_assert(WEFT_GO_WRITER_ERR < WEFT_GO_H2_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_GRPC_BUFWRITER_HANDLE < WEFT_GO_MAP_FIRST, "fields overlap");
-_Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_FIELDS, "too many fields");
+_Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_ROUTER_FIRST, "fields overlap");
+_Static_assert(WEFT_GO_MUX_TEMPLATE < WEFT_GO_FIELDS, "too many fields");
 _Static_assert(sizeof(struct weft_go_layout) == 40 + 2 * WEFT_GO_FIELDS, "layout");

@@ -9,6 +9,7 @@
  * uprobe_multi link), one for each elsewhere.
  */
 #include "http1.h"
+#include "router.h"
 #include "../inject/buffered.h"
 
 SEC("uprobe")
@@ -80,6 +81,13 @@ GO_SITE(GRPC_NEWSTREAM, go_on_grpc_newstream)
 GO_SITE(GRPC_QUEUED, go_on_grpc_queued)
 GO_SITE(GRPC_ORIGINATE, go_on_grpc_originate)
 GO_SITE(GRPC_CLIENT_END, go_on_grpc_client_end)
+
+GO_SITE(CHI_BEGIN, go_on_chi_begin)
+GO_SITE(CHI_END, go_on_chi_end)
+GO_SITE(GIN_BEGIN, go_on_gin_begin)
+GO_SITE(GIN_END, go_on_gin_end)
+GO_SITE(GIN_ROUTE, go_on_gin_route)
+GO_SITE(MUX_ROUTE, go_on_mux_route)
 
 /* Not loaded where the kernel lets nobody write the memory of programs. */
 GO_SITE(H2_WRITE, go_on_h2_write_bundled)

@@ -70,16 +70,26 @@ WEFT_INLINE bool births_hold(u64 goidgen, u32 p, u64 goid)
 	return p && goid >= first && goid - first < (p & ((1 << GOIDS_BITS) - 1));
 }
 
+/* What routers have told of a Go request. */
+enum routed {
+	ROUTED = 1,	   /* a route */
+	ROUTED_WITHIN = 2, /* since the one that serves it began */
+};
+
 struct exchange {
 	struct exec_key owner;
 	u8 trace_id[16];
 	u8 flags;
-	u8 carry; /* enum carried_class */
-	u8 pad[6];
+	u8 carry;  /* enum carried_class */
+	u8 routed; /* enum routed */
+	u8 serves; /* enum weft_router: what `router` is of */
+	u8 pad[4];
 	/* Of a Go program's: */
 	u64 context; /* key in go_contexts; 0: none */
 	u64 request; /* address of its net/http.Request; 0: none, or its route is told */
 	u64 conn;    /* its virtual connection; 0: it has none */
+	u64 router;  /* the context of a router, while that has not told a route; 0: none */
+	u64 above;   /* what that belongs to: it is another request's if that is another */
 	struct go_births births;
 };
 

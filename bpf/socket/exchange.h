@@ -12,7 +12,7 @@
 #pragma once
 
 #include "context.h"
-#include "../maps/events.h"
+#include "route.h"
 
 /* Ends the oldest unanswered exchange: its event, and its context if this side
  * served it. */
@@ -176,41 +176,6 @@ WEFT_INLINE void notice_migration(const struct exchange *x)
 	count(WEFT_COUNT_MIGRATES_SEEN);
 }
 
-/* Reports the route of a Go request, while its net/http.Request must still be there:
- * its response is being sent. */
-__attribute__((noinline)) int weft_emit_route(u64 span_id)
-{
-	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct weft_go_layout *l = go_layout_of(target_of(tgid));
-	u64 text[2] = {};
-	struct weft_route *e;
-	u32 n;
-
-	if (!x || !l || !x->request || l->offset[WEFT_GO_REQUEST_PATTERN] == WEFT_GO_UNKNOWN)
-		return 0;
-	if (bpf_probe_read_user(text, sizeof(text),
-				(void *)(x->request + l->offset[WEFT_GO_REQUEST_PATTERN])))
-		return 0;
-	x->request = 0;
-	if (!text[0] || !text[1])
-		return 0;
-	n = text[1] < WEFT_ROUTE_MAX ? text[1] : WEFT_ROUTE_MAX;
-	e = event_reserve(sizeof(*e));
-	if (!e)
-		return 0;
-	event_head(&e->head, WEFT_EVENT_ROUTE, sizeof(*e));
-	__builtin_memcpy(e->span_id, &span_id, 8);
-	__builtin_memset(e->pad, 0, sizeof(e->pad));
-	__builtin_memset(e->text, 0, sizeof(e->text));
-	e->len = text[1] < 0xffff ? text[1] : 0xffff;
-	WEFT_BARRIER(n);
-	if (n > WEFT_ROUTE_MAX || bpf_probe_read_user(e->text, n, (void *)text[0]))
-		e->len = 0;
-	event_submit(e);
-	return 0;
-}
-
 /* A server begins to answer. */
 WEFT_INLINE void on_server_response(const struct pending *p)
 {
@@ -220,7 +185,7 @@ WEFT_INLINE void on_server_response(const struct pending *p)
 	if (!x)
 		return;
 	notice_migration(x);
-	if (x->request && p->sampled)
+	if ((x->request || x->router) && p->sampled)
 		weft_emit_route(span_id);
 }
 

@@ -53,7 +53,7 @@ func inspectGo(path string, says bool) *goView {
 	v := &goView{
 		Version: b.GoVersion, Stripped: b.Stripped, PIE: b.PIE, Cgo: b.Cgo, Race: b.Race,
 		Offsets: string(b.Source), Uncovered: notNil(b.Uncovered), Goroutines: b.Layout.Flags&gobin.FlagGoroutines != 0,
-		Writes: []string{}, Sites: []siteView{}, Absent: []absentView{}, Problems: notNil(b.Problems),
+		Writes: []string{}, Sites: []siteView{}, Absent: []absentView{}, Problems: notNil(slices.Concat(b.Problems, b.Degraded)),
 	}
 	for _, w := range []struct {
 		flag uint32

@@ -57,8 +57,9 @@ func analyze(f *os.File, r io.ReaderAt, path string) (*Binary, error) {
 	}
 	b.Cgo = len(i.functions[funcCgo]) > 0
 	b.Race = len(i.functions[funcRace]) > 0
-	i.readSites(b)
+	missing := i.readSites(b)
 	i.readLayout(b)
+	b.degrade(missing)
 	return b, nil
 }
 
@@ -126,11 +127,14 @@ func (i *image) readFunctions(b *Binary) error {
 	return nil
 }
 
-func (i *image) readSites(b *Binary) {
+// readSites finds the probes, and says what is wrong with sites that are not there.
+func (i *image) readSites(b *Binary) map[Site]error {
+	missing := map[Site]error{}
 	if len(i.functions) > 0 && !i.wellPlaced() {
 		b.problem("no probe sites: where its functions begin is not what the table of functions says")
 		i.functions = nil
 	}
+	i.readInlined(b)
 	for _, t := range targets() {
 		if t.site == SiteGRPCWrote && ownBuffer(b.Modules[pkgGRPC]) {
 			b.Absent = append(b.Absent, Absent{t.site, "not needed: its connections keep their write buffers"})
@@ -140,6 +144,7 @@ func (i *image) readSites(b *Binary) {
 			names, why := originates(i.functions, b.Modules[pkgGRPC])
 			if why != "" {
 				b.Absent = append(b.Absent, Absent{t.site, why})
+				missing[t.site] = errors.New(why)
 				continue
 			}
 			if names != nil {
@@ -153,6 +158,7 @@ func (i *image) readSites(b *Binary) {
 				why = t.pkg + " is not in the program"
 			}
 			b.Absent = append(b.Absent, Absent{t.site, why})
+			missing[t.site] = err
 			continue
 		}
 		if guarded {
@@ -160,6 +166,7 @@ func (i *image) readSites(b *Binary) {
 		}
 		b.Probes = append(b.Probes, probes...)
 	}
+	return missing
 }
 
 // readLayout collects the offsets and addresses.
@@ -180,7 +187,7 @@ func (i *image) readLayout(b *Binary) {
 		case SourceUnknown:
 			ask = ask || i.uses(f)
 		case SourceNearest:
-			ask = ask || i.uses(f) && groupOf(f) != 0
+			ask = ask || i.uses(f) && (groupOf(f) != 0 || f >= field.RouterFirst)
 		}
 	}
 	if ask && b.DWARF {
@@ -212,6 +219,7 @@ func (i *image) readLayout(b *Binary) {
 		}
 	}
 	b.arguments()
+	b.routers(sources)
 	for _, source := range []Source{SourceDWARF, SourceTable, SourceNearest} {
 		if from[source] > 0 {
 			b.Source = source // the least certain
@@ -293,7 +301,7 @@ func fromTable(f field.Field, versions offsets.Versions) (uint16, Source) {
 // where memory is not written.
 func groupOf(f field.Field) uint32 {
 	switch {
-	case f == field.GRPCStatusS, f == field.GRPCStatusCode:
+	case f == field.GRPCStatusS, f == field.GRPCStatusCode, f >= field.RouterFirst:
 		return 0
 	case f < field.H2First, f >= field.MapDirPtr:
 		return FlagWrites
@@ -312,6 +320,11 @@ func groupOf(f field.Field) uint32 {
 func (i *image) uses(f field.Field) bool {
 	if group := groupOf(f); group != 0 {
 		return i.usesGroup(group)
+	}
+	for _, r := range routers() {
+		if slices.Contains(r.fields, f) {
+			return i.hasPackage(r.pkg)
+		}
 	}
 	return i.hasPackage(pkgGRPC)
 }

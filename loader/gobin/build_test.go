@@ -47,11 +47,11 @@ func build(t *testing.T, program string, env []string, flags ...string) string {
 	if path, ok := built.paths[key]; ok {
 		return path
 	}
-	out := filepath.Join(built.dir, strconv.Itoa(len(built.paths)), program)
+	out := filepath.Join(built.dir, strconv.Itoa(len(built.paths)), filepath.Base(program))
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", out}, flags...), ".")...)
-	c.Dir = filepath.Join("testdata", program)
+	c.Dir = filepath.Join("testdata", program) // which may lead out of it
 	c.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "CGO_ENABLED=0", "GOWORK=off",
 		"GODEBUG=goindex=0") // go1.19 would not take a main module of files for one
 	c.Env = append(c.Env, env...)

@@ -23,6 +23,8 @@ type Binary struct {
 	// table: their offsets are the file's own, or none.
 	Uncovered []string
 	Problems  []string // what else is not known, a line each
+	// Degraded are what is lost by functions that are not as weft knows them, a line each.
+	Degraded []string
 }
 
 // Probe is one instruction to attach to.

@@ -51,7 +51,8 @@ type image struct {
 
 	symbols   map[string]symbol // what was wanted of the symbol table; nil if there is none
 	functions map[string][]function
-	relative  map[uint64]uint64 // see relocations
+	inlines   map[string][]string // see inlined
+	relative  map[uint64]uint64   // see relocations
 }
 
 type symbol struct{ address, size uint64 }

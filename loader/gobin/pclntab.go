@@ -116,33 +116,33 @@ func (i *image) pclntabPlausible(t *pclntab) bool {
 	return err == nil && t.functions > 0 && bytes.Contains(names, []byte("runtime."))
 }
 
-// readPclntab takes the functions of wanted from the table of functions.
-func (i *image) readPclntab(t *pclntab, wanted map[string]bool) error {
-	names, err := i.read(t.offset+t.names, t.cu-t.names, maxTable)
-	if err != nil {
-		return fmt.Errorf("read names of functions: %w", err)
-	}
-	found := map[uint32][]byte{} // name by its offset
-	for at := 0; at < len(names); {
-		end := bytes.IndexByte(names[at:], 0)
-		if end < 0 {
-			break
-		}
-		if name := names[at : at+end]; end > 0 && wanted[string(canonical(name))] {
-			found[uint32(at)] = name
-		}
-		at += end + 1
-	}
+// functionTable is the table of functions and what is behind it, which it names by
+// offsets.
+func (i *image) functionTable(t *pclntab) ([]byte, error) {
 	size := min(t.length-t.pcln, maxTable)
 	if end := uint64(i.size); t.offset+t.pcln+size > end && t.offset+t.pcln < end {
 		size = end - t.offset - t.pcln
 	}
 	table, err := i.read(t.offset+t.pcln, size, maxTable)
 	if err != nil {
-		return fmt.Errorf("read table of functions: %w", err)
+		return nil, fmt.Errorf("read table of functions: %w", err)
 	}
 	if uint64(len(table)) < 8*t.functions+4 {
-		return errors.New("its table of functions is cut short")
+		return nil, errors.New("its table of functions is cut short")
+	}
+	return table, nil
+}
+
+// readPclntab takes the functions of wanted from the table of functions.
+func (i *image) readPclntab(t *pclntab, wanted map[string]bool) error {
+	names, err := i.read(t.offset+t.names, t.cu-t.names, maxTable)
+	if err != nil {
+		return fmt.Errorf("read names of functions: %w", err)
+	}
+	found := namesAt(names, wanted)
+	table, err := i.functionTable(t)
+	if err != nil {
+		return err
 	}
 	start, err := i.textStart(t)
 	if err != nil {
@@ -157,7 +157,7 @@ func (i *image) readPclntab(t *pclntab, wanted map[string]bool) error {
 			return errors.New("its table of functions is damaged")
 		}
 		if name, ok := found[binary.LittleEndian.Uint32(table[info+4:])]; ok {
-			i.addFunction(string(canonical(name)), function{string(name), start + uint64(entry), uint64(next - entry)})
+			i.addFunction(name, function{nameOf(names, binary.LittleEndian.Uint32(table[info+4:])), start + uint64(entry), uint64(next - entry)})
 		}
 	}
 	return nil
@@ -180,24 +180,31 @@ func (i *image) textStart(t *pclntab) (uint64, error) {
 	return 0, errors.New("it does not tell where its code begins")
 }
 
-// moduleText asks the runtime's moduledata, which begins with the address of the
-// table of functions. Its twenty-third word is where the code begins.
+// moduleText is where the code begins as the runtime's moduledata has it.
 func (i *image) moduleText(t *pclntab) (uint64, bool) {
-	const minpc, text = 160, 176
-	check := func(at uint64) (uint64, bool) {
-		low, err := i.pointer(at + minpc)
-		start, err2 := i.pointer(at + text)
+	at, ok := i.module(t)
+	if !ok {
+		return 0, false
+	}
+	start, err := i.pointer(at + moduleTextAt)
+	return start, err == nil
+}
+
+// module is the address of the runtime's moduledata, which begins with the address of
+// the table of functions. Its twenty-third word is where the code begins.
+func (i *image) module(t *pclntab) (uint64, bool) {
+	check := func(at uint64) bool {
+		low, err := i.pointer(at + moduleMinpc)
+		start, err2 := i.pointer(at + moduleTextAt)
 		if err != nil || err2 != nil || low < start {
-			return 0, false
+			return false
 		}
 		_, ok := i.offset(start, true)
-		return start, ok
+		return ok
 	}
 	for at, v := range i.relocations() {
-		if v == t.address {
-			if start, ok := check(at); ok {
-				return start, true
-			}
+		if v == t.address && check(at) {
+			return at, true
 		}
 	}
 	want := binary.LittleEndian.AppendUint64(nil, t.address)
@@ -215,10 +222,8 @@ func (i *image) moduleText(t *pclntab) (uint64, bool) {
 				break
 			}
 			at += next &^ 7
-			if next%8 == 0 {
-				if start, ok := check(p.Vaddr + uint64(at)); ok {
-					return start, true
-				}
+			if next%8 == 0 && check(p.Vaddr+uint64(at)) {
+				return p.Vaddr + uint64(at), true
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func wantedNames() map[string]bool {
 			wanted[n] = true
 		}
 	}
-	for _, n := range []string{funcGogo, funcSetG, funcLoadG, funcNewproc1, funcRetake, funcAllgadd, funcCgo, funcRace, varText, varSched, varAllp, varAllgs, varTLSG} {
+	for _, n := range []string{funcGogo, funcSetG, funcLoadG, funcNewproc1, funcRetake, funcAllgadd, funcCgo, funcRace, varText, varSched, varAllp, varAllgs, varTLSG, varGofunc, varGofuncBefore} {
 		wanted[n] = true
 	}
 	return wanted

@@ -57,8 +57,18 @@ const (
 	SiteGRPCWrote         Site = 37
 )
 
+// The sites of routers.
+const (
+	SiteChiBegin Site = 40 + iota
+	SiteChiEnd
+	SiteGinBegin
+	SiteGinEnd
+	SiteGinRoute
+	SiteMuxRoute
+)
+
 // Sites is the length of an array by site, WEFT_GO_SITES.
-const Sites = 40
+const Sites = 48
 
 // In is the site of HTTP/2 in another flavour; a site that has none stays.
 func (s Site) In(flavour field.Flavour) Site {

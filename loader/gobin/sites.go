@@ -2,6 +2,7 @@ package gobin
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"weft/loader/gobin/field"
@@ -25,6 +26,9 @@ const (
 	pkgGRPC = "google.golang.org/grpc"
 	modXNet = "golang.org/x/net"
 	pkgWire = "google.golang.org/grpc/internal/transport"
+	pkgChi  = "github.com/go-chi/chi"
+	pkgGin  = "github.com/gin-gonic/gin"
+	pkgMux  = "github.com/gorilla/mux"
 )
 
 // targets are all sites, in order.
@@ -76,6 +80,7 @@ func targets() []target {
 	}
 	server, client, loopy := pkgWire+".(*http2Server).", pkgWire+".(*http2Client).", pkgWire+".(*loopyWriter)."
 	handler := pkgWire + ".(*serverHandlerTransport)."
+	chiServe := []string{pkgChi + "/v5.(*Mux).ServeHTTP", pkgChi + ".(*Mux).ServeHTTP"}
 	return append(all,
 		target{SiteGRPCHandler, "GRPC_HANDLER", []string{pkgGRPC + ".(*Server).handleStream"}, nil, pkgGRPC},
 		target{SiteGRPCStatus, "GRPC_STATUS", []string{server + "WriteStatus", server + "writeStatus"}, nil, pkgGRPC},
@@ -87,6 +92,12 @@ func targets() []target {
 		target{SiteGRPCOriginate, "GRPC_ORIGINATE", []string{clientHeaderHandler, originateStream, headerHandler}, nil, pkgGRPC},
 		target{SiteGRPCHandlerStatus, "GRPC_HANDLER_STATUS", []string{handler + "writeStatus", handler + "WriteStatus"}, nil, pkgGRPC},
 		target{SiteGRPCWrote, "GRPC_WROTE", []string{clientHeaderHandler, originateStream}, []string{loopy + "writeHeader"}, pkgGRPC},
+		target{SiteChiBegin, "CHI_BEGIN", chiServe, []string{"context.WithValue"}, pkgChi},
+		target{SiteChiEnd, "CHI_END", chiServe, []string{"sync.(*Pool).Put"}, pkgChi},
+		target{SiteGinBegin, "GIN_BEGIN", []string{pkgGin + ".(*Engine).handleHTTPRequest"}, nil, pkgGin},
+		target{SiteGinEnd, "GIN_END", []string{pkgGin + ".(*Engine).ServeHTTP"}, []string{"sync.(*Pool).Put"}, pkgGin},
+		target{SiteGinRoute, "GIN_ROUTE", []string{pkgGin + ".(*Engine).handleHTTPRequest"}, []string{pkgGin + ".(*Context).Next"}, pkgGin},
+		target{SiteMuxRoute, "MUX_ROUTE", []string{pkgMux + ".requestWithRoute"}, nil, pkgMux},
 	)
 }
 
@@ -130,14 +141,25 @@ func (i *image) choose(t target) ([]Probe, bool, error) {
 	var found []function
 	for _, name := range t.functions {
 		if found = i.functions[name]; len(found) > 0 {
+			if into := i.inlines[name]; len(into) > 0 {
+				return nil, false, &inlinedError{name, into}
+			}
 			break
 		}
 	}
 	if len(found) == 0 {
-		return nil, false, fmt.Errorf("%s is not in the program: not linked, or inlined everywhere", t.functions[0])
+		for _, name := range t.functions {
+			if into := i.inlines[name]; len(into) > 0 {
+				return nil, false, &inlinedError{name, into}
+			}
+		}
+		return nil, false, &absentError{t.functions[0]}
 	}
 	callees := map[uint64]bool{}
 	for _, name := range t.calls {
+		if slices.ContainsFunc(i.inlines[name], func(into string) bool { return into == found[0].name }) {
+			return nil, false, &inlinedError{name, []string{found[0].name}}
+		}
 		for _, f := range i.functions[name] {
 			callees[f.address] = true
 		}

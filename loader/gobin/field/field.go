@@ -149,6 +149,20 @@ const (
 
 const mapFirst Field = 144
 
+// Those of routers.
+const (
+	ChiPatterns = RouterFirst + iota
+	ChiParent
+	GinRequest
+	GinWriter
+	GinFullPath
+	MuxPath
+	MuxTemplate
+)
+
+// RouterFirst is where the fields of routers begin.
+const RouterFirst Field = 152
+
 // Count is the length of an array by field, WEFT_GO_FIELDS.
 const Count = 160
 

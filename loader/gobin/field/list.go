@@ -11,6 +11,10 @@ const (
 	rpc       = "google.golang.org/genproto/googleapis/rpc/status"
 	maps      = "internal/runtime/maps"
 	abi       = "internal/abi"
+	chi       = "github.com/go-chi/chi/v5"
+	oldChi    = "github.com/go-chi/chi"
+	gin       = "github.com/gin-gonic/gin"
+	mux       = "github.com/gorilla/mux"
 )
 
 type entry struct {
@@ -84,6 +88,14 @@ func listed() [Count]entry {
 		HmapB:          {"HMAP_B", at("runtime", "hmap", "B")},
 		HmapBuckets:    {"HMAP_BUCKETS", at("runtime", "hmap", "buckets")},
 		HmapOldbuckets: {"HMAP_OLDBUCKETS", at("runtime", "hmap", "oldbuckets")},
+
+		ChiPatterns: {"CHI_PATTERNS", append(at(chi, "Context", "RoutePatterns"), at(oldChi, "Context", "RoutePatterns")...)},
+		ChiParent:   {"CHI_PARENT", append(at(chi, "Context", "parentCtx"), at(oldChi, "Context", "parentCtx")...)},
+		GinRequest:  {"GIN_REQUEST", at(gin, "Context", "Request")},
+		GinWriter:   {"GIN_WRITER", at(gin, "Context", "writermem.ResponseWriter")},
+		GinFullPath: {"GIN_FULLPATH", at(gin, "Context", "fullPath")},
+		MuxPath:     {"MUX_PATH", at(mux, "Route", "routeConf.regexp.path")},
+		MuxTemplate: {"MUX_TEMPLATE", at(mux, "routeRegexp", "template")},
 
 		HpackName:  {"HPACK_NAME", at(hpack, "HeaderField", "Name")},
 		HpackValue: {"HPACK_VALUE", at(hpack, "HeaderField", "Value")},

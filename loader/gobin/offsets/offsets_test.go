@@ -148,11 +148,19 @@ func TestTable(t *testing.T) {
 		"golang.org/x/net":                          "v0.60.0",
 		"google.golang.org/grpc":                    "v1.85.0",
 		"google.golang.org/genproto/googleapis/rpc": "v0.0.0-20260928230214-8a89bd6388cc",
+		"github.com/go-chi/chi/v5":                  "v5.5.0",
+		"github.com/go-chi/chi":                     "v1.5.5",
+		"github.com/gin-gonic/gin":                  "v1.12.0",
+		"github.com/gorilla/mux":                    "v1.8.1",
 	}}
 	oldest := Versions{Go: "go1.19", Modules: map[string]string{
 		"golang.org/x/net":           "v0.0.0-20200822124328-c89045814202",
 		"google.golang.org/grpc":     "v1.40.0",
 		"google.golang.org/genproto": "v0.0.0-20200806141610-86f49bd18e98",
+		"github.com/go-chi/chi/v5":   "v5.0.0",
+		"github.com/go-chi/chi":      "v1.5.1",
+		"github.com/gin-gonic/gin":   "v1.7.0",
+		"github.com/gorilla/mux":     "v1.7.0",
 	}}
 	since := map[field.Field]bool{ // not there in the oldest
 		field.GParentGoid: true, field.RequestPattern: true, field.GRPCServerStreamStream: true, field.GRPCClientStreamStream: true,

@@ -61,6 +61,11 @@ func Go(toolchain string, stripped bool) Variant {
 	return v
 }
 
+// Routers is test/apps/gorouters, with the routers of a module file.
+func Routers(modfile, toolchain string, stripped bool) Variant {
+	return Variant{Program: "gorouters", Modfile: modfile, Toolchain: toolchain, Stripped: stripped}
+}
+
 // GRPC is test/apps/gogrpc with each version of grpc-go, by a Go of its time.
 func GRPC() []Variant {
 	return []Variant{

@@ -26,6 +26,10 @@ func handful(ctx context.Context) ([]build, error) {
 		grpc:        "v1.60.1",
 		genproto:    "v0.0.0-20221118155620-16455021b5e6",
 		rpc:         "v0.0.0-20230822172742-b8732ec3820d",
+		chi:         "v5.0.8",
+		oldChi:      "v1.5.5",
+		gin:         "v1.9.1",
+		mux:         "v1.8.0",
 	}
 	var all []build
 	for _, m := range modules() {

@@ -31,6 +31,10 @@ const (
 	grpc     = "google.golang.org/grpc"
 	genproto = "google.golang.org/genproto"
 	rpc      = "google.golang.org/genproto/googleapis/rpc"
+	chi      = "github.com/go-chi/chi/v5"
+	oldChi   = "github.com/go-chi/chi"
+	gin      = "github.com/gin-gonic/gin"
+	mux      = "github.com/gorilla/mux"
 )
 
 // The newest minor version of Go that is measured, and the oldest. What is newer
@@ -53,11 +57,19 @@ func modules() []module {
 		// The package moved to a module of its own.
 		{path: genproto, program: statusProgram, before: "v0.0.0-20230525000000-000000000000", required: true, has: under(rpc)},
 		{path: rpc, program: statusProgram, required: true, has: under(rpc)},
+		{path: chi, program: chiProgram, first: "v5.0.0", has: only(chi)},
+		{path: oldChi, program: oldChiProgram, first: "v1.5.1", before: "v2.0.0", has: only(oldChi)},
+		{path: gin, program: ginProgram, first: "v1.7.0", has: only(gin)},
+		{path: mux, program: muxProgram, first: "v1.7.0", has: only(mux)},
 	}
 }
 
 func under(path string) func(pkg string) bool {
 	return func(pkg string) bool { return pkg == path || strings.HasPrefix(pkg, path+"/") }
+}
+
+func only(path string) func(pkg string) bool {
+	return func(pkg string) bool { return pkg == path }
 }
 
 // locations are those of the module in the list of fields, each once.
@@ -171,6 +183,55 @@ import (
 func main() {
 	s := &status.Status{Message: os.Args[1]}
 	println(s.String(), s.GetCode())
+}
+`
+
+const chiProgram = `package main
+
+import (
+	"net/http"
+	"os"
+
+	"github.com/go-chi/chi/v5"
+)
+
+func main() {
+	r := chi.NewRouter()
+	r.Get(os.Args[1], func(w http.ResponseWriter, r *http.Request) { println(chi.RouteContext(r.Context()).RoutePattern()) })
+	http.ListenAndServe(os.Args[2], r)
+}
+`
+
+var oldChiProgram = strings.ReplaceAll(chiProgram, "chi/v5", "chi")
+
+const ginProgram = `package main
+
+import (
+	"os"
+
+	"github.com/gin-gonic/gin"
+)
+
+func main() {
+	e := gin.New()
+	e.GET(os.Args[1], func(c *gin.Context) { println(c.FullPath()) })
+	e.Run(os.Args[2])
+}
+`
+
+const muxProgram = `package main
+
+import (
+	"net/http"
+	"os"
+
+	"github.com/gorilla/mux"
+)
+
+func main() {
+	r := mux.NewRouter()
+	r.HandleFunc(os.Args[1], func(w http.ResponseWriter, r *http.Request) { println(mux.CurrentRoute(r).GetPathTemplate()) })
+	http.ListenAndServe(os.Args[2], r)
 }
 `
 
