@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -172,10 +173,13 @@ func (a *agent) stop() {
 // noTrace fails if a Go stack trace was printed.
 func noTrace(t *testing.T, text string) {
 	t.Helper()
-	if strings.Contains(text, "panic:") || strings.Contains(text, "goroutine ") {
+	if strings.Contains(text, "panic:") || strings.Contains(text, "DATA RACE") || stackOf.MatchString(text) {
 		t.Errorf("a stack trace:\n%s", text)
 	}
 }
+
+// stackOf begins each stack that Go's runtime prints; weft's log has the word too.
+var stackOf = regexp.MustCompile(`(?m)^goroutine \d+ `)
 
 // execRun is the outcome of `weft exec --format json`.
 type execRun struct {
