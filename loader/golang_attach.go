@@ -98,7 +98,7 @@ func (g *golang) attachSites(pid uint32, p *goProcess, waves ...goWave) error {
 		g.failed.add(attachUprobe, err)
 		if why := err.Error(); !g.warned[why] && len(g.warned) <= 100 {
 			g.warned[why] = true
-			g.log.Warn("a Go program is traced by its sockets alone: a call is for the request that its goroutine serves, if any", "why", err)
+			g.log.Warn("a Go program is traced by its sockets alone: of calls only those in the handler itself are known", "why", err)
 		}
 		return nil // its goroutines can be told apart all the same
 	}

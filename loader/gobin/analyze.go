@@ -83,6 +83,16 @@ func (i *image) readBuildInfo(b *Binary) {
 		}
 		b.Modules[m.Path] = version
 	}
+	i.usual = true
+	for _, s := range info.Settings {
+		i.usual = i.usual && s.Key != "-pgo" && s.Key != "-gcflags"
+	}
+	for _, m := range info.Deps {
+		i.usual = i.usual && m.Replace == nil
+	}
+	if _, source := fromTable(field.GGoid, offsets.Versions{Go: b.GoVersion}); source != SourceTable {
+		i.usual = false
+	}
 	// The main module may itself be one of those: grpc's own examples.
 	if info.Main.Path != "" {
 		b.Modules[info.Main.Path] = info.Main.Version
@@ -134,7 +144,9 @@ func (i *image) readSites(b *Binary) map[Site]error {
 		b.problem("no probe sites: where its functions begin is not what the table of functions says")
 		i.functions = nil
 	}
-	i.readInlined(b)
+	if !i.usual {
+		i.readInlined(b)
+	}
 	for _, t := range targets() {
 		if t.site == SiteGRPCWrote && ownBuffer(b.Modules[pkgGRPC]) {
 			b.Absent = append(b.Absent, Absent{t.site, "not needed: its connections keep their write buffers"})

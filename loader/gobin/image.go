@@ -51,6 +51,7 @@ type image struct {
 
 	symbols   map[string]symbol // what was wanted of the symbol table; nil if there is none
 	functions map[string][]function
+	usual     bool                // built as by default, of what weft's table knows: it inlines nothing that weft probes
 	inlines   map[string][]string // see inlined
 	relative  map[uint64]uint64   // see relocations
 }

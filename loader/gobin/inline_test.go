@@ -43,3 +43,42 @@ func TestInlined(t *testing.T) {
 		})
 	}
 }
+
+// TestInlinesNothing: programs built as by default inline nothing that is probed, which
+// is why only others are searched.
+func TestInlinesNothing(t *testing.T) {
+	for _, c := range []struct {
+		program string
+		env     []string
+		flags   []string
+	}{
+		{"http", nil, nil}, {"http", toolchain(oldest), nil}, {"wire", nil, nil}, {routerApp, nil, []string{"-modfile=newest.mod"}}, {routerApp, toolchain(oldest), nil},
+	} {
+		path := build(t, c.program, c.env, c.flags...)
+		for _, path := range []string{path, strip(t, path, true)} {
+			if b := analysed(t, path); len(b.Degraded) > 0 {
+				t.Errorf("%s %v: %v", c.program, c.env, b.Degraded)
+			}
+			i := imageOf(t, path)
+			b := Binary{Modules: map[string]string{}}
+			i.readBuildInfo(&b)
+			if err := i.readFunctions(&b); err != nil {
+				t.Fatal(err)
+			}
+			if i.readInlined(&b); len(b.Problems) > 0 {
+				t.Errorf("%s %v: %v", c.program, c.env, b.Problems)
+			}
+			for _, s := range targets() {
+				for _, name := range s.functions {
+					if len(i.functions[name]) == 0 {
+						continue
+					}
+					if into := i.inlines[name]; len(into) > 0 {
+						t.Errorf("%s %v: %s is inlined into %v", c.program, c.env, name, into)
+					}
+					break // that is the one
+				}
+			}
+		}
+	}
+}

@@ -17,7 +17,7 @@ type tier struct {
 
 func tiers() []tier {
 	all := []tier{
-		{"calls of handlers of HTTP/1 are known by goroutine only, and servers over TLS are not seen", []Site{SiteServe}, nil},
+		{"of calls for a request of HTTP/1 only those in the handler itself are known, and servers over TLS are not seen", []Site{SiteServe}, nil},
 		{"calls by HTTP/1 are traced by their sockets alone", []Site{SiteRoundTrip}, nil},
 		{"calls by HTTP/1 over TLS are not seen, and nothing is written into memory for HTTP/1",
 			[]Site{SiteWrite, SiteTLSResponse, SiteTLSIdle, SiteTLSClose}, nil},

@@ -17,9 +17,6 @@ import (
 // HotServe is the call of every handler of HTTP/1.
 var HotServe = Hot{"net/http/server.go", "serve", "ServeHTTP", "net/http.(*conn).serve", "net/http.serverHandler.ServeHTTP"}
 
-// HotRoundTrip is the call that hands every request to its connection.
-var HotRoundTrip = Hot{"net/http/transport.go", "roundTrip", "roundTrip", "net/http.(*Transport).roundTrip", "net/http.(*persistConn).roundTrip"}
-
 // Hot is a call in the standard library that a profile names.
 type Hot struct {
 	File         string // such as net/http/server.go
