@@ -149,5 +149,5 @@ func (l *layouts) free(b *goBinary) {
 }
 
 func kernelLayout(l gobin.Layout) WeftWeftGoLayout {
-	return WeftWeftGoLayout{Goidgen: l.Goidgen, Allp: l.Allp, Allgs: l.Allgs, Guarded: l.Guarded, TlsG: l.TLSG, Flags: l.Flags, Offset: l.Offset}
+	return WeftWeftGoLayout{Goidgen: l.Goidgen, Allp: l.Allp, Allgs: l.Allgs, Image: l.Image, ImageSize: l.Size, Guarded: l.Guarded, TlsG: l.TLSG, Flags: l.Flags, Offset: l.Offset}
 }

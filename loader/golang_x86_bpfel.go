@@ -410,14 +410,16 @@ type GolangWeftEgress struct {
 }
 
 type GolangWeftGoLayout struct {
-	_       structs.HostLayout
-	Goidgen uint64
-	Allp    uint64
-	Allgs   uint64
-	Guarded uint64
-	TlsG    int32
-	Flags   uint32
-	Offset  [160]uint16
+	_         structs.HostLayout
+	Goidgen   uint64
+	Allp      uint64
+	Allgs     uint64
+	Image     uint64
+	ImageSize uint64
+	Guarded   uint64
+	TlsG      int32
+	Flags     uint32
+	Offset    [160]uint16
 }
 
 type GolangWeftKeys struct {

@@ -561,14 +561,16 @@ type WeftWeftGo struct {
 }
 
 type WeftWeftGoLayout struct {
-	_       structs.HostLayout
-	Goidgen uint64
-	Allp    uint64
-	Allgs   uint64
-	Guarded uint64
-	TlsG    int32
-	Flags   uint32
-	Offset  [160]uint16
+	_         structs.HostLayout
+	Goidgen   uint64
+	Allp      uint64
+	Allgs     uint64
+	Image     uint64
+	ImageSize uint64
+	Guarded   uint64
+	TlsG      int32
+	Flags     uint32
+	Offset    [160]uint16
 }
 
 type WeftWeftGoSite uint32
@@ -629,6 +631,8 @@ type WeftWeftGoUse uint32
 const (
 	WeftWeftGoUseWEFT_GO_USE_TLS          WeftWeftGoUse = 1
 	WeftWeftGoUseWEFT_GO_USE_TLS_ATTACHED WeftWeftGoUse = 2
+	WeftWeftGoUseWEFT_GO_USE_H2READ       WeftWeftGoUse = 4
+	WeftWeftGoUseWEFT_GO_USE_GRPC_READ    WeftWeftGoUse = 8
 )
 
 type WeftWeftHeader uint32

@@ -26,6 +26,9 @@ struct weft_target {
 enum weft_go_use {
 	WEFT_GO_USE_TLS = 1,	      /* HTTP/1 over TLS was seen: user space has been told */
 	WEFT_GO_USE_TLS_ATTACHED = 2, /* and it has attached what it takes */
+	/* A header block of HTTP/2, of gRPC, has been read whole: they are where they should. */
+	WEFT_GO_USE_H2_READ = 4,
+	WEFT_GO_USE_GRPC_READ = 8,
 };
 
 struct weft_control {

@@ -161,9 +161,11 @@ enum weft_go_flag {
 
 /* One per binary, shared by its processes. */
 struct weft_go_layout {
-	__u64 goidgen; /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
-	__u64 allp;    /* address of runtime.allp, a slice of *p; likewise */
-	__u64 allgs;   /* address of runtime.allgs, a slice of *g; likewise */
+	__u64 goidgen;	  /* address of runtime.sched.goidgen, before the load bias; 0: unknown */
+	__u64 allp;	  /* address of runtime.allp, a slice of *p; likewise */
+	__u64 allgs;	  /* address of runtime.allgs, a slice of *g; likewise */
+	__u64 image;	  /* lowest address of the executable, likewise */
+	__u64 image_size; /* bytes from there to the end of its highest segment */
 	/*
 	 * One bit per site: the probe sits on the jump of the stack check, the first
 	 * emulated instruction there is (Go up to 1.20, and arm64). Where that jump will
@@ -254,4 +256,4 @@ _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_GRPC_BUFWRITER_HANDLE < WEFT_GO_MAP_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_ROUTER_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_MUX_TEMPLATE < WEFT_GO_FIELDS, "too many fields");
-_Static_assert(sizeof(struct weft_go_layout) == 40 + 2 * WEFT_GO_FIELDS, "layout");
+_Static_assert(sizeof(struct weft_go_layout) == 56 + 2 * WEFT_GO_FIELDS, "layout");

@@ -257,7 +257,7 @@ WEFT_INLINE bool go_may_write(struct go_here *h, const struct go_buffer *b)
 		why = WEFT_COUNT_REFUSED_VERSION;
 	else if (!agent_alive())
 		why = WEFT_COUNT_REFUSED_EXPIRED;
-	else if (go_current_g(h->l) != h->g)
+	else if (!go_live(h))
 		why = WEFT_COUNT_REFUSED_LIVE;
 	else if (b->used + LINE_LEN + 2 > b->size)
 		why = WEFT_COUNT_REFUSED_BUFFER;
@@ -364,8 +364,12 @@ WEFT_INLINE void go_on_write(struct go_regs *ctx, struct go_here *h)
 	if (go_word(h->l, connection, WEFT_GO_PERSISTCONN_BW) != writer || go_arg(ctx, 3) != 2)
 		return; /* of somebody else's */
 	tls = go_word(h->l, connection, WEFT_GO_PERSISTCONN_TLSSTATE);
-	if (!go_buffer_of(h->l, writer, &b) || (tls && !go_tls_attached(h)) || (!tls && !go_writes))
+	if ((tls && !go_tls_attached(h)) || (!tls && !go_writes))
 		return;
+	if (!go_buffer_of(h, writer, &b) || !b.used) {
+		count(WEFT_COUNT_REFUSED_LIVE);
+		return;
+	}
 	sk = go_data(h->l, connection, WEFT_GO_PERSISTCONN_CONN);
 	sk = tls ? go_tls_sock(h->l, sk) : weft_go_sock(sk);
 	if (!sk || (!tls && !go_socket_follows(sk)))

@@ -15,6 +15,7 @@
 #include "../go/grpc.h"
 #include "../maps/control.h"
 #include "fields.h"
+#include "golang.h"
 
 /* HeadersFrameParam, as far as it is the same in all versions. */
 struct go_headers {
@@ -39,8 +40,6 @@ struct go_headers {
 #else
 #define GO_CALL_ARGS 8
 #endif
-
-#define GO_CAP_MAX (1 << 24) /* a buffer larger than this is none */
 
 /* There is no room, nothing was written, and nothing counted. */
 #define GO_NO_ROOM 255
@@ -71,6 +70,100 @@ __attribute__((noinline)) int weft_go_move(u64 key, u64 to, u64 from, u64 len)
 			return 1;
 	}
 	return len > GO_BLOCK_MAX;
+}
+
+/* Fields of a block that are looked at. */
+#define GO_BLOCK_FIELDS 128
+
+/*
+ * An integer of RFC 7541, 5.1, in the low bytes of `word`, with this mask of its first
+ * byte. Bytes it takes in *n; 0: longer than any that is believed.
+ */
+WEFT_INLINE u64 hpack_integer(u64 word, u32 mask, u32 *n)
+{
+	u64 value = word & mask;
+
+	*n = 1;
+	if (value != mask)
+		return value;
+	value += word >> 8 & 0x7f;
+	*n = 2;
+	if (!(word >> 15 & 1))
+		return value;
+	value += (word >> 16 & 0x7f) << 7;
+	*n = word >> 23 & 1 ? 0 : 3;
+	return value;
+}
+
+/* Behind the HPACK string at user address `at`; 0: it is none. */
+WEFT_INLINE u64 hpack_string_end(u64 at)
+{
+	u64 word = 0, len;
+	u32 n;
+
+	if (bpf_probe_read_user(&word, 4, (void *)at))
+		return 0;
+	len = hpack_integer(word, 0x7f, &n);
+	return n ? at + n + len : 0;
+}
+
+/* Behind the HPACK field at user address `at`, which ends at `end` at the latest; 0: it
+ * is none. */
+__attribute__((noinline)) u64 weft_go_hpack_field(u64 at, u64 end)
+{
+	u64 word = 0, index;
+	u32 mask, n;
+
+	if (bpf_probe_read_user(&word, 4, (void *)at))
+		return 0;
+	mask = word & 0x80 ? 0x7f : word & 0x40 ? 0x3f : word & 0x20 ? 0x1f : 0xf;
+	index = hpack_integer(word, mask, &n);
+	if (!n)
+		return 0;
+	at += n;
+	if (word & 0x80) {
+		if (!index)
+			return 0; /* there is no such */
+	} else if (mask != 0x1f) {
+		if (!index)
+			at = hpack_string_end(at);
+		at = at ? hpack_string_end(at) : 0;
+	}
+	return at > end ? 0 : at;
+}
+
+/* Is what lies at user address `at` a whole header block of this length, as far as it
+ * is looked at? */
+__attribute__((noinline)) int weft_go_hpack_whole(u64 at, u64 len)
+{
+	u64 end = at + len;
+
+	for (u32 i = 0; i < GO_BLOCK_FIELDS; i++) {
+		if (at == end)
+			return i > 0;
+		at = weft_go_hpack_field(at, end);
+		if (!at)
+			return 0;
+	}
+	return 1;
+}
+
+/* The first block that this process is about to have grown: is it one? */
+__attribute__((noinline)) int weft_go_block_read(u64 key, u64 at, u64 len)
+{
+	struct weft_target *t = target_of(bpf_get_current_pid_tgid() >> 32);
+	struct conn *c = conn_of(key);
+	u32 read;
+
+	if (!t || !c)
+		return 0;
+	read = c->http & WEFT_HTTP_GRPC ? WEFT_GO_USE_GRPC_READ : WEFT_GO_USE_H2_READ;
+	if (t->go_flags & read)
+		return 1;
+	if (!weft_go_hpack_whole(at, len))
+		return 0;
+	t->go_flags |= read;
+	return 1;
 }
 
 /* Writes the prepared fields to user address `to`. Returns 0 when they stand there. */
@@ -120,6 +213,10 @@ __attribute__((noinline)) int weft_go_block(u64 key, u64 param, u64 spare, u64 r
 	}
 	if (!p.end_headers || p.pad_length || p.stream_dep || p.exclusive || p.weight) {
 		count(p.end_headers ? WEFT_COUNT_REFUSED_PADDED : WEFT_COUNT_REFUSED_FRAMES);
+		return WEFT_PROPAGATION_REFUSED;
+	}
+	if (!weft_go_block_read(key, p.at, p.len)) {
+		count(WEFT_COUNT_REFUSED_LIVE);
 		return WEFT_PROPAGATION_REFUSED;
 	}
 	weft_fields(key, p.len);
@@ -243,15 +340,63 @@ __attribute__((noinline)) int weft_go_write_headers(u64 goid, u64 param, u64 buf
 	return weft_go_block_settle(key, propagation);
 }
 
+/*
+ * Is what the Framer keeps of its last frame, in the slice at user address `wbuf`, a
+ * frame, or nothing yet? It puts the frame's length into the first three bytes.
+ */
+WEFT_INLINE bool go_framed(u64 wbuf)
+{
+	u64 slice[3] = {}, word = 0, len;
+
+	if (!wbuf || bpf_probe_read_user(slice, sizeof(slice), (void *)wbuf) ||
+	    slice[1] > slice[2] || slice[2] > GO_CAP_MAX || !slice[0] != !slice[2])
+		return false;
+	if (!slice[1])
+		return true;
+	if (slice[1] < HTTP2_HEADER_LEN || bpf_probe_read_user(&word, 3, (void *)slice[0]))
+		return false;
+	len = (word & 0xff) << 16 | (word & 0xff00) | (word >> 16 & 0xff);
+	return len == slice[1] - HTTP2_HEADER_LEN;
+}
+
+/* Flavour of a Framer whose writer is gRPC's own. */
+#define GO_GRPC 0x100
+
+/*
+ * Is all as it should be around the Framer that goroutine goid of g is about to have
+ * write headers? A function of its own for the sake of the stack.
+ */
+__attribute__((noinline)) int weft_go_framer_live(u64 g, u64 goid, u64 framer, u32 flavour)
+{
+	struct go_here h = { .g = g, .goid = goid, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	u32 w = h2_field(WEFT_GO_H2_FRAMER_W, flavour & WEFT_GO_XNET);
+	u32 wbuf = h2_field(WEFT_GO_H2_FRAMER_WBUF, flavour & WEFT_GO_XNET);
+	struct go_buffer b;
+
+	h.t = target_of(h.tgid);
+	h.l = go_layout_of(h.t);
+	if (!h.l || !go_live(&h) || !go_in_image(&h, go_word(h.l, framer, w)) ||
+	    !go_framed(go_field(h.l, framer, wbuf)))
+		return 0;
+	return flavour & GO_GRPC || go_buffer_of(&h, go_data(h.l, framer, w), &b);
+}
+
+/* Where the parameter of the call lies; 0, which nothing can be read from, if what is
+ * around it is not as it should be. */
+WEFT_INLINE u64 go_headers_param(struct go_regs *ctx, struct go_here *h, u64 framer, u32 flavour)
+{
+	return weft_go_framer_live(h->g, h->goid, framer, flavour) ? GO_SP(ctx) + GO_CALL_ARGS : 0;
+}
+
 /* (*ClientConn).writeHeaders calls (*Framer).WriteHeaders. */
 WEFT_INLINE void h2_write(struct go_regs *ctx, struct go_here *h, u32 flavour)
 {
-	u64 writer = go_data(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_W, flavour));
+	u64 framer = go_arg(ctx, 0), param = go_headers_param(ctx, h, framer, flavour), writer;
 
-	weft_go_write_headers(
-		h->goid, GO_SP(ctx) + GO_CALL_ARGS, go_field(h->l, writer, WEFT_GO_WRITER_BUF),
-		go_word(h->l, writer, WEFT_GO_WRITER_N),
-		go_field(h->l, go_arg(ctx, 0), h2_field(WEFT_GO_H2_FRAMER_WBUF, flavour)));
+	writer = go_data(h->l, framer, h2_field(WEFT_GO_H2_FRAMER_W, flavour));
+	weft_go_write_headers(h->goid, param, go_field(h->l, writer, WEFT_GO_WRITER_BUF),
+			      go_word(h->l, writer, WEFT_GO_WRITER_N),
+			      go_field(h->l, framer, h2_field(WEFT_GO_H2_FRAMER_WBUF, flavour)));
 }
 
 WEFT_INLINE void go_on_h2_write_bundled(struct go_regs *ctx, struct go_here *h)

@@ -32,8 +32,8 @@ WEFT_INLINE void go_on_grpc_write(struct go_regs *ctx, struct go_here *h)
 		d->tuple = writer;
 	}
 	weft_go_write_headers(
-		h->goid, GO_SP(ctx) + GO_CALL_ARGS, grpc_buffer(h->l, writer),
-		go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET),
+		h->goid, go_headers_param(ctx, h, framer, WEFT_GO_XNET | GO_GRPC),
+		grpc_buffer(h->l, writer), go_word(h->l, writer, WEFT_GO_GRPC_BUFWRITER_OFFSET),
 		go_field(h->l, framer, h2_field(WEFT_GO_H2_FRAMER_WBUF, WEFT_GO_XNET)));
 }
 

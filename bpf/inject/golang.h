@@ -21,20 +21,48 @@ struct go_buffer {
 	u64 count; /* user address of `used` */
 };
 
-/*
- * Reads a bufio.Writer. False: it is not one, as far as can be told.
- */
-WEFT_INLINE bool go_buffer_of(const struct weft_go_layout *l, u64 writer, struct go_buffer *b)
-{
-	u64 slice[3] = {}, at = go_field(l, writer, WEFT_GO_WRITER_BUF);
+#define GO_CAP_MAX (1 << 24) /* a buffer larger than this is none */
 
-	b->count = go_field(l, writer, WEFT_GO_WRITER_N);
-	if (!at || !b->count || bpf_probe_read_user(slice, sizeof(slice), (void *)at))
+/* Is this an address in the executable? Tables of methods, which interfaces begin with,
+ * and descriptions of types lie there. */
+WEFT_INLINE bool go_in_image(struct go_here *h, u64 at)
+{
+	return at - (h->l->image + h->t->go_bias) < h->l->image_size;
+}
+
+/*
+ * Does the running goroutine's g look like one: known to its thread, which knows it,
+ * and with an identifier that has been given out? Asked before anything is written, as
+ * is all that follows: the table of offsets may be wrong of a binary.
+ */
+WEFT_INLINE bool go_live(struct go_here *h)
+{
+	u64 m = go_word(h->l, h->g, WEFT_GO_G_M);
+
+	if (go_current_g(h->l) != h->g || go_word(h->l, m, WEFT_GO_M_CURG) != h->g)
+		return false;
+	return !h->l->goidgen || h->goid <= user_u64(h->l->goidgen + h->t->go_bias);
+}
+
+/*
+ * Reads a bufio.Writer. False: it is not one, as far as can be told: a buffer used as
+ * far as n says, an io.Writer, no error.
+ */
+WEFT_INLINE bool go_buffer_of(struct go_here *h, u64 writer, struct go_buffer *b)
+{
+	u64 slice[3] = {}, at = go_field(h->l, writer, WEFT_GO_WRITER_BUF), error[2] = {};
+
+	b->count = go_field(h->l, writer, WEFT_GO_WRITER_N);
+	if (!at || !b->count || bpf_probe_read_user(slice, sizeof(slice), (void *)at) ||
+	    bpf_probe_read_user(error, sizeof(error),
+				(void *)go_field(h->l, writer, WEFT_GO_WRITER_ERR)))
 		return false;
 	b->start = slice[0];
 	b->size = slice[1];
 	b->used = user_u64(b->count);
-	return b->start && b->size <= slice[2] && b->used && b->used <= b->size;
+	return b->start && b->size && b->size <= slice[2] && slice[2] <= GO_CAP_MAX &&
+	       b->used <= b->size && !error[0] && !error[1] &&
+	       go_in_image(h, go_word(h->l, writer, WEFT_GO_WRITER_WR));
 }
 
 /* Keeps for weft_go_store where lines may go, with room for the empty line behind. */

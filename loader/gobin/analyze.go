@@ -238,6 +238,7 @@ func (i *image) readLayout(b *Binary) {
 		}
 	}
 	b.Layout.Goidgen, b.Layout.Allp, b.Layout.Allgs = i.goidgen(), i.allp(), i.allgs()
+	b.Layout.Image, b.Layout.Size = i.extent()
 	if i.elf.Machine == elf.EM_AARCH64 && !b.Cgo {
 		b.Layout.Flags |= FlagRegister | FlagGoroutines
 	} else if offset, ok := i.threadG(); ok {

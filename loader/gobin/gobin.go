@@ -71,6 +71,8 @@ type Layout struct {
 	Goidgen uint64
 	Allp    uint64
 	Allgs   uint64
+	Image   uint64 // lowest address of the executable
+	Size    uint64 // bytes from there to the end of its highest segment
 	Guarded uint64 // bit per site
 	TLSG    int32
 	Flags   uint32

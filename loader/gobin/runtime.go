@@ -2,6 +2,7 @@ package gobin
 
 import (
 	"debug/elf"
+	"math"
 	"slices"
 	"strings"
 )
@@ -139,6 +140,22 @@ func (i *image) slice(symbol, function string, words uint64) uint64 {
 		return found[0]
 	}
 	return 0
+}
+
+// extent is where the executable lies in memory: its lowest address and how far from
+// there its last segment ends.
+func (i *image) extent() (low, size uint64) {
+	high := uint64(0)
+	low = math.MaxUint64
+	for _, p := range i.elf.Progs {
+		if p.Type == elf.PT_LOAD && p.Vaddr+p.Memsz > p.Vaddr {
+			low, high = min(low, p.Vaddr), max(high, p.Vaddr+p.Memsz)
+		}
+	}
+	if high <= low {
+		return 0, 0
+	}
+	return low, high - low
 }
 
 // wellPlaced keeps probes out of the middle of instructions: where functions begin

@@ -108,6 +108,13 @@ func (r *relay) do(pattern string, req *http.Request) error {
 		return nil
 	case "pool-lazy":
 		return r.through(r.lazy, context.Background(), one)
+	case "lend":
+		r.lend()
+		return nil
+	case "borrow":
+		return r.borrow(one)
+	case "inherit":
+		return r.through(<-r.kept, context.Background(), one)
 	case "single":
 		_, err, _ := r.flights.Do(q.Get("key"), func() (any, error) { return nil, r.ask(ctx, one) })
 		return err

@@ -26,6 +26,30 @@ type relay struct {
 	eager   chan job // of workers that were there before any request
 	lazy    chan job // of workers that requests made
 	started int32    // lazy workers
+	loans   chan loan
+	kept    chan chan job // workers of requests that have been answered
+}
+
+// loan is a worker that a request made, for another one meanwhile.
+type loan struct {
+	jobs chan job
+	back chan struct{}
+}
+
+// lend makes a worker, and waits until another request has used it.
+func (r *relay) lend() {
+	l := loan{jobs: make(chan job), back: make(chan struct{})}
+	go r.work(l.jobs)
+	r.loans <- l
+	<-l.back
+	r.kept <- l.jobs
+}
+
+// borrow has a worker make the call that another request has just made.
+func (r *relay) borrow(c call) error {
+	l := <-r.loans
+	defer close(l.back)
+	return r.through(l.jobs, context.Background(), c)
 }
 
 // job is a call that a worker makes. Its context is a field because that is how
@@ -41,7 +65,8 @@ func newRelay(client *http.Client, next string) *relay {
 	if err != nil {
 		u = &url.URL{}
 	}
-	r := &relay{client: client, next: next, nextURL: u, eager: make(chan job), lazy: make(chan job)}
+	r := &relay{client: client, next: next, nextURL: u, eager: make(chan job), lazy: make(chan job),
+		loans: make(chan loan), kept: make(chan chan job, 1<<16)}
 	r.proxy = &httputil.ReverseProxy{Director: r.direct, Transport: client.Transport}
 	for i := 0; i < workers; i++ {
 		go r.work(r.eager)
