@@ -37,7 +37,8 @@ func newGoLiveRig(t *testing.T) *goLiveRig {
 	t.Helper()
 	needRoot(t)
 	if err := mayWriteUser(); err != nil {
-		t.Skipf("%v: it runs in `make vm KERNEL=6.12`, whose kernels are not locked down", err)
+		t.Skipf("%v: it runs where kernels are not locked down: CGO_ENABLED=0 go test -c -o bin/loader.test ./loader && "+
+			"go run ./test/vm -kernel 6.12 -- bin/loader.test -test.run TestGoLive", err)
 	}
 	o := Options{Policy: anywhere(), Sampling: Sampling{ParentBased: true, Ratio: 1}, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), failed: &attachFailures{}}
 	coll, err := loadAny(o)
