@@ -577,6 +577,7 @@ const (
 	GolangVarAttributeCount              = "attribute_count"
 	GolangVarBtfGoLayout                 = "btf_go_layout"
 	GolangVarBtfGoSite                   = "btf_go_site"
+	GolangVarCasts                       = "casts"
 	GolangVarEdgeNames                   = "edge_names"
 	GolangVarGoWrites                    = "go_writes"
 	GolangVarInjectHeaders               = "inject_headers"
@@ -756,6 +757,7 @@ type GolangVariableSpecs struct {
 	AttributeCount     *ebpf.VariableSpec `ebpf:"attribute_count"`
 	BtfGoLayout        *ebpf.VariableSpec `ebpf:"btf_go_layout"`
 	BtfGoSite          *ebpf.VariableSpec `ebpf:"btf_go_site"`
+	Casts              *ebpf.VariableSpec `ebpf:"casts"`
 	EdgeNames          *ebpf.VariableSpec `ebpf:"edge_names"`
 	GoWrites           *ebpf.VariableSpec `ebpf:"go_writes"`
 	InjectHeaders      *ebpf.VariableSpec `ebpf:"inject_headers"`
@@ -853,6 +855,7 @@ type GolangVariables struct {
 	AttributeCount     *ebpf.Variable `ebpf:"attribute_count"`
 	BtfGoLayout        *ebpf.Variable `ebpf:"btf_go_layout"`
 	BtfGoSite          *ebpf.Variable `ebpf:"btf_go_site"`
+	Casts              *ebpf.Variable `ebpf:"casts"`
 	EdgeNames          *ebpf.Variable `ebpf:"edge_names"`
 	GoWrites           *ebpf.Variable `ebpf:"go_writes"`
 	InjectHeaders      *ebpf.Variable `ebpf:"inject_headers"`

@@ -117,7 +117,7 @@ func goSpec(o Options, shared map[string]*ebpf.Map, multi bool, keep func(progra
 		m.MaxEntries, m.Flags = shared[name].MaxEntries(), shared[name].Flags()
 		replace[name] = shared[name]
 	}
-	return spec, replace, setConstants(spec, o, someConstants)
+	return spec, replace, errors.Join(castPointers(spec, o), setConstants(spec, o, someConstants))
 }
 
 // loadGo loads that.
@@ -127,6 +127,11 @@ func loadGo(o Options, shared map[string]*ebpf.Map, multi bool, keep func(progra
 		return nil, err
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil && usesFunctions(spec) {
+		o.Log.Debug("programs for Go copy what they read of the kernel", "err", shortVerifierError(err))
+		o.letting = true
+		return loadGo(o, shared, multi, keep)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs for Go: %w", shortVerifierError(err))
 	}

@@ -3,12 +3,10 @@ package loader
 import (
 	"fmt"
 	"log/slog"
-	"os"
-	"strings"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
 )
 
 // holdsConstant is the constant behind which a program keeps its CPU to its end
@@ -19,11 +17,11 @@ const holdsConstant = "holds_cpu"
 // with Linux 6.14.
 var holdFunctions = []string{"bpf_preempt_disable", "bpf_preempt_enable", "bpf_local_irq_save", "bpf_local_irq_restore"}
 
-// holdCPU makes the programs of spec keep their CPU, or where the kernel has no such
-// functions, or o does not want it, takes the calls out: the library would look for
-// them in every kernel module, one call after the other.
+// holdCPU makes the programs of spec keep their CPU, or where the kernel never takes
+// it from them, has no such functions, or o does not want it, takes the calls out: the
+// library would look for them in every kernel module, one call after the other.
 func holdCPU(spec *ebpf.CollectionSpec, o Options) error {
-	holds := !o.letting
+	holds := !o.letting && preemptionHere() != neverPreempt
 	for _, name := range holdFunctions {
 		holds = holds && kernelFunc(name) != nil
 	}
@@ -34,17 +32,55 @@ func holdCPU(spec *ebpf.CollectionSpec, o Options) error {
 	if err := v.Set(boolByte(holds)); err != nil {
 		return fmt.Errorf("set constant %s: %w", holdsConstant, err)
 	}
-	if holds {
-		return nil
+	if !holds {
+		takeOut(spec, holdFunctions)
 	}
+	return nil
+}
+
+// takeOut leaves out the calls of kernel functions.
+func takeOut(spec *ebpf.CollectionSpec, functions []string) {
 	for _, p := range spec.Programs {
 		for i, ins := range p.Instructions {
-			if ins.IsKfuncCall() {
+			if ins.IsKfuncCall() && slices.Contains(functions, ins.Reference()) {
 				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithSymbol(ins.Symbol())
 			}
 		}
 	}
+}
+
+// castsConstant is the constant behind which programs load members of kernel structures
+// (KERNEL_READ of bpf/include/kernel.h), and castFunction what that takes, of Linux 6.2.
+const (
+	castsConstant = "casts"
+	castFunction  = "bpf_rdonly_cast"
+)
+
+// castPointers makes the programs of spec load them, where the kernel can and o lets
+// them; elsewhere they are copied by a helper.
+func castPointers(spec *ebpf.CollectionSpec, o Options) error {
+	casts := !o.letting && kernelFunc(castFunction) != nil
+	v, ok := spec.Variables[castsConstant]
+	if !ok {
+		return fmt.Errorf("set constant %s: not in the BPF object", castsConstant)
+	}
+	if err := v.Set(boolByte(casts)); err != nil {
+		return fmt.Errorf("set constant %s: %w", castsConstant, err)
+	}
+	if !casts {
+		takeOut(spec, []string{castFunction})
+	}
 	return nil
+}
+
+// usesFunctions says whether the programs of spec call kernel functions.
+func usesFunctions(spec *ebpf.CollectionSpec) bool {
+	for _, p := range spec.Programs {
+		if slices.ContainsFunc(p.Instructions, func(ins asm.Instruction) bool { return ins.IsKfuncCall() }) {
+			return true
+		}
+	}
+	return false
 }
 
 // holdsCPU says whether holdCPU made them.
@@ -54,28 +90,8 @@ func holdsCPU(spec *ebpf.CollectionSpec) bool {
 	return ok && v.Get(&holds) == nil && holds != 0
 }
 
-// preempts says whether this kernel is known to preempt what runs in it. It may also
-// do so and not tell: PREEMPT_DYNAMIC without debugfs.
-func preempts() bool {
-	if text, err := os.ReadFile("/sys/kernel/debug/sched/preempt"); err == nil {
-		return strings.Contains(string(text), "(full)") || strings.Contains(string(text), "(lazy)")
-	}
-	if text, err := os.ReadFile("/proc/cmdline"); err == nil {
-		for _, word := range strings.Fields(string(text)) {
-			if mode, ok := strings.CutPrefix(word, "preempt="); ok {
-				return mode == "full" || mode == "lazy"
-			}
-		}
-	}
-	var name unix.Utsname
-	if unix.Uname(&name) != nil {
-		return false
-	}
-	version := unix.ByteSliceToString(name.Version[:])
-	return strings.Contains(version, "PREEMPT") && !strings.Contains(version, "PREEMPT_DYNAMIC")
-}
-
-// spareAfterMisses attaches the spares as soon as the kernel skipped a run.
+// spareAfterMisses attaches the spares as soon as the kernel skipped a run. A kernel
+// that was told to preempt after the start (debugfs) is found out at the next one.
 func (c *collection) spareAfterMisses(log *slog.Logger) {
 	if c.sparing {
 		return

@@ -80,7 +80,7 @@ type Options struct {
 	failed    *attachFailures // set by New
 	injecting bool            // the injecting programs stay loaded, whatever Policy says
 	goWrites  bool            // the memory of Go programs may be written
-	letting   bool            // programs let go of their CPU, whatever the kernel could do
+	letting   bool            // programs let go of their CPU and call no kernel function, whatever it has
 }
 
 // injects says whether anything may be written at all.

@@ -201,7 +201,7 @@ func programsOf(o Options, capture Capture) (spec *ebpf.CollectionSpec, attached
 			spec.Maps[name].Flags, spec.Maps[name].MaxEntries = 0, entries
 		}
 	}
-	return spec, attached, errors.Join(holdCPU(spec, o), setConstants(spec, o, everyConstant))
+	return spec, attached, errors.Join(holdCPU(spec, o), castPointers(spec, o), setConstants(spec, o, everyConstant))
 }
 
 // beforeAllocator says whether the kernel lacks the allocator that probes may use
@@ -225,8 +225,8 @@ func load(o Options, capture Capture) (*collection, error) {
 		return nil, err
 	}
 	coll, err := ebpf.NewCollection(spec)
-	if err != nil && holdsCPU(spec) {
-		o.Log.Debug("programs may be preempted", "err", shortVerifierError(err))
+	if err != nil && usesFunctions(spec) {
+		o.Log.Debug("programs may be preempted, and copy what they read", "err", shortVerifierError(err))
 		o.letting = true
 		return load(o, capture)
 	}
@@ -241,7 +241,7 @@ func load(o Options, capture Capture) (*collection, error) {
 	if err := c.enter(holds); err != nil {
 		o.Log.Debug("policy and sampling stay as they are until a restart", "err", err)
 	}
-	c.sparing = holds && preempts()
+	c.sparing = holds && preemptionHere() == preempts
 	if err := c.attachAll(); err != nil {
 		return nil, errors.Join(err, c.close())
 	}

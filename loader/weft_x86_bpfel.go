@@ -879,6 +879,7 @@ const (
 	WeftVarBtfSamplingRule      = "btf_sampling_rule"
 	WeftVarBtfSocket            = "btf_socket"
 	WeftVarBtfTargetFlag        = "btf_target_flag"
+	WeftVarCasts                = "casts"
 	WeftVarDiscover             = "discover"
 	WeftVarEdgeNames            = "edge_names"
 	WeftVarHoldsCpu             = "holds_cpu"
@@ -1030,6 +1031,7 @@ type WeftVariableSpecs struct {
 	BtfSamplingRule    *ebpf.VariableSpec `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.VariableSpec `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.VariableSpec `ebpf:"btf_target_flag"`
+	Casts              *ebpf.VariableSpec `ebpf:"casts"`
 	Discover           *ebpf.VariableSpec `ebpf:"discover"`
 	EdgeNames          *ebpf.VariableSpec `ebpf:"edge_names"`
 	HoldsCpu           *ebpf.VariableSpec `ebpf:"holds_cpu"`
@@ -1158,6 +1160,7 @@ type WeftVariables struct {
 	BtfSamplingRule    *ebpf.Variable `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.Variable `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.Variable `ebpf:"btf_target_flag"`
+	Casts              *ebpf.Variable `ebpf:"casts"`
 	Discover           *ebpf.Variable `ebpf:"discover"`
 	EdgeNames          *ebpf.Variable `ebpf:"edge_names"`
 	HoldsCpu           *ebpf.Variable `ebpf:"holds_cpu"`

@@ -267,18 +267,19 @@ __attribute__((noinline)) int weft_go_serve(u64 span_id, u64 data, u64 request, 
 __attribute__((noinline)) u64 weft_fd_sock(u32 fd)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct files_struct *open = KERNEL_READ(task, files);
+	struct fdtable *table = KERNEL_READ(open, fdt);
 	struct socket *socket;
 	struct file **files, *file = 0;
 	struct sock *sk;
 
-	if (fd >= BPF_CORE_READ(table, max_fds))
+	if (fd >= KERNEL_READ(table, max_fds))
 		return 0;
-	files = BPF_CORE_READ(table, fd);
+	files = KERNEL_READ(table, fd);
 	if (bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
 		return 0;
-	socket = BPF_CORE_READ(file, private_data);
-	if (!socket || BPF_CORE_READ(socket, file) != file)
+	socket = KERNEL_READ(file, private_data);
+	if (!socket || KERNEL_READ(socket, file) != file)
 		return 0;
 	sk = BPF_CORE_READ(socket, sk);
 	return sk && sock_is_tcp(sk) ? (u64)sk : 0;

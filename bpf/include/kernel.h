@@ -206,12 +206,12 @@ struct pt_regs {
 	unsigned long orig_ax;
 } WEFT_RELOC;
 /* Arguments of a function (kprobe) and of a system call differ in the 4th. */
-#define REGS_ARG1(r) BPF_CORE_READ(r, di)
-#define REGS_ARG2(r) BPF_CORE_READ(r, si)
-#define REGS_ARG3(r) BPF_CORE_READ(r, dx)
+#define REGS_ARG1(r) KERNEL_READ(r, di)
+#define REGS_ARG2(r) KERNEL_READ(r, si)
+#define REGS_ARG3(r) KERNEL_READ(r, dx)
 #define REGS_RET(r) BPF_CORE_READ(r, ax)
-#define REGS_SYSCALL(r) BPF_CORE_READ(r, orig_ax)
-#define TASK_IS_COMPAT(t) (BPF_CORE_READ(t, thread_info.status) & 2) /* TS_COMPAT */
+#define REGS_SYSCALL(r) KERNEL_READ(r, orig_ax)
+#define TASK_IS_COMPAT(t) (KERNEL_READ(t, thread_info.status) & 2) /* TS_COMPAT */
 enum {
 	NR_read = 0,
 	NR_write = 1,
@@ -229,11 +229,11 @@ struct pt_regs {
 	s32 syscallno;
 	u64 orig_x0;
 } WEFT_RELOC;
-#define REGS_ARG1(r) BPF_CORE_READ(r, regs[0])
-#define REGS_ARG2(r) BPF_CORE_READ(r, regs[1])
-#define REGS_ARG3(r) BPF_CORE_READ(r, regs[2])
+#define REGS_ARG1(r) KERNEL_READ(r, regs[0])
+#define REGS_ARG2(r) KERNEL_READ(r, regs[1])
+#define REGS_ARG3(r) KERNEL_READ(r, regs[2])
 #define REGS_RET(r) BPF_CORE_READ(r, regs[0])
-#define REGS_SYSCALL(r) ((u64)BPF_CORE_READ(r, syscallno))
+#define REGS_SYSCALL(r) ((u64)KERNEL_READ(r, syscallno))
 #define TASK_IS_COMPAT(t) 0
 #define THREAD_SIZE 16384 /* with pages of 4 KiB */
 enum {
@@ -252,6 +252,30 @@ enum {
 #endif
 
 #pragma clang diagnostic pop
+
+extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __weak __ksym;
+
+/* Set by the loader where the kernel has this function (6.2), which takes it out
+ * elsewhere. */
+volatile const u8 casts = 0;
+
+/*
+ * A member of the kernel structure at `src`, which may be no structure any more:
+ * loaded, and 0 if it cannot be, instead of copied by a helper. Not for bit fields; and
+ * a pointer is one to the verifier then, not a number.
+ */
+#define KERNEL_READ(src, member)                                                               \
+	({                                                                                     \
+		typeof((src)->member) value_;                                                  \
+                                                                                               \
+		if (casts)                                                                     \
+			value_ = ((typeof(src))bpf_rdonly_cast(                                \
+					  src, bpf_core_type_id_kernel(typeof(*(src)))))       \
+					 ->member;                                             \
+		else                                                                           \
+			value_ = BPF_CORE_READ(src, member);                                   \
+		value_;                                                                        \
+	})
 
 /* The user's struct msghdr, as passed to sendmsg(2) and recvmsg(2). */
 struct user_msghdr_layout {

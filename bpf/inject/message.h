@@ -75,8 +75,8 @@ WEFT_INLINE s32 injection_point(struct conn *c, struct sock *sk, u32 pos, u32 si
 		count(WEFT_COUNT_REFUSED_SPLIT);
 		return -1;
 	}
-	queued = BPF_CORE_READ(sk, sk_wmem_queued);
-	limit = BPF_CORE_READ(sk, sk_sndbuf);
+	queued = KERNEL_READ(sk, sk_wmem_queued);
+	limit = KERNEL_READ(sk, sk_sndbuf);
 	if (queued + pos + c->out.lines_len + ROOM_SLACK > limit) {
 		count(WEFT_COUNT_REFUSED_ROOM);
 		return -1;
@@ -131,7 +131,7 @@ __attribute__((noinline)) int weft_message_turn(struct sk_msg_md *ctx, u64 key)
 		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
 		return TURN_LEAVE;
 	}
-	base = (u64)BPF_CORE_READ((struct sk_msg *)ctx, data) - at->where;
+	base = (u64)KERNEL_READ((struct sk_msg *)ctx, data) - at->where;
 	r = weft_feed(key, base + pos, at->total - pos, HOW_TX | HOW_KERNEL);
 	if (r & FEED_BUDGET) {
 		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);

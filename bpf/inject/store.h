@@ -33,7 +33,7 @@ WEFT_INLINE bool nagle_waits(struct sock *sk, u32 size)
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 
 	return !(BPF_CORE_READ_BITFIELD_PROBED(tp, nonagle) & 1) && /* TCP_NAGLE_OFF */
-	       size < FULL_SEGMENTS * BPF_CORE_READ(tp, mss_cache);
+	       size < FULL_SEGMENTS * KERNEL_READ(tp, mss_cache);
 }
 
 /* Bytes stored per call of weft_store. */

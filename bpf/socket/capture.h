@@ -254,7 +254,7 @@ WEFT_INLINE void send_length(u64 *ctx)
 	int ret = ctx[1];
 	u64 where, meta;
 
-	if (ret <= 0 || !target_of(bpf_get_current_pid_tgid() >> 32))
+	if (!target_of(bpf_get_current_pid_tgid() >> 32))
 		return;
 	syscall_describe(&where, &meta);
 	on_send((struct sock *)ctx_arg(ctx, 0), where, meta, ret);
@@ -263,6 +263,8 @@ WEFT_INLINE void send_length(u64 *ctx)
 SEC("tp_btf/sock_send_length")
 int tp_send(u64 *ctx)
 {
+	if ((int)ctx[1] <= 0)
+		return 0; /* before anything else: nothing was sent */
 	return WEFT_HELD(send_length(ctx));
 }
 
@@ -271,7 +273,7 @@ WEFT_INLINE void recv_length(u64 *ctx)
 	int ret = ctx[1];
 	u64 where, meta;
 
-	if (ret < 0 || !target_of(bpf_get_current_pid_tgid() >> 32))
+	if (!target_of(bpf_get_current_pid_tgid() >> 32))
 		return;
 	syscall_describe(&where, &meta);
 	on_recv((struct sock *)ctx_arg(ctx, 0), where, meta, ret);
@@ -280,5 +282,7 @@ WEFT_INLINE void recv_length(u64 *ctx)
 SEC("tp_btf/sock_recv_length")
 int tp_recv(u64 *ctx)
 {
+	if ((int)ctx[1] < 0)
+		return 0; /* most receives of an event loop: nothing has come */
 	return WEFT_HELD(recv_length(ctx));
 }

@@ -365,7 +365,7 @@ __attribute__((noinline)) int weft_data(u64 sk, u64 where, u64 meta, u32 n)
 	/* A receive that also meets the peer's FIN moves copied_seq past it: as if
 	 * it stood before these bytes, as there are none behind. */
 	if (dir == DIR_RX && end - n - d->next_seq == 1 &&
-	    BPF_CORE_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN)
+	    KERNEL_READ((struct sock *)sk, sk_shutdown) & RCV_SHUTDOWN)
 		d->next_seq++;
 	if (!conn_catch_up(c, sk, dir, meta & META_OPAQUE ? end : end - n))
 		goto out;

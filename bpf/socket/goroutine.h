@@ -13,9 +13,9 @@
 WEFT_INLINE u64 thread_pointer(struct task_struct *task)
 {
 #if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(task, thread.fsbase);
+	return KERNEL_READ(task, thread.fsbase);
 #else
-	return BPF_CORE_READ(task, thread.uw.tp_value);
+	return KERNEL_READ(task, thread.uw.tp_value);
 #endif
 }
 

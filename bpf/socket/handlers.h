@@ -29,7 +29,7 @@ WEFT_INLINE void on_recv_end(struct sock *sk)
 
 	/* A receive of no bytes is the peer's FIN, if one has come. */
 	if (!c || c->role != WEFT_ROLE_CLIENT || c->state != CONN_SYNCED ||
-	    c->tuple != sock_tuple(sk) || !(BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
+	    c->tuple != sock_tuple(sk) || !(KERNEL_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
 		return;
 	if (http1_until_close(&c->dir[DIR_RX].parser))
 		weft_finish((u64)sk, c->dir[DIR_RX].parser.body_bytes, WEFT_END_COMPLETE);

@@ -93,7 +93,7 @@ WEFT_INLINE void state_set(u64 *ctx)
 	struct sock *sk = (struct sock *)ctx_arg(ctx, 0);
 	int from = ctx[1], to = ctx[2];
 
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+	if (KERNEL_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return;
 	if (to == TCP_LISTEN && discover) {
 		struct task_struct *t = (struct task_struct *)bpf_get_current_task();

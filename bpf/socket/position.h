@@ -17,9 +17,9 @@
  */
 WEFT_INLINE u64 sock_tuple(struct sock *sk)
 {
-	u64 ports = BPF_CORE_READ(sk, __sk_common.skc_portpair);
+	u64 ports = KERNEL_READ(sk, __sk_common.skc_portpair);
 
-	return BPF_CORE_READ(sk, __sk_common.skc_addrpair) ^ ports << 32 ^ ports;
+	return KERNEL_READ(sk, __sk_common.skc_addrpair) ^ ports << 32 ^ ports;
 }
 
 /* Sequence number one past the last byte written (tx) or read (rx). */
@@ -27,7 +27,7 @@ WEFT_INLINE u32 sock_seq(struct sock *sk, u32 dir)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 
-	return dir == DIR_TX ? BPF_CORE_READ(tp, write_seq) : BPF_CORE_READ(tp, copied_seq);
+	return dir == DIR_TX ? KERNEL_READ(tp, write_seq) : KERNEL_READ(tp, copied_seq);
 }
 
 /* Bytes the program has received so far on this connection. The softirq may
@@ -39,11 +39,11 @@ WEFT_INLINE u64 sock_received(struct sock *sk)
 
 #pragma unroll
 	for (int i = 0; i < 3; i++) {
-		u64 before = BPF_CORE_READ(tp, bytes_received);
-		u32 queued = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
+		u64 before = KERNEL_READ(tp, bytes_received);
+		u32 queued = KERNEL_READ(tp, rcv_nxt) - KERNEL_READ(tp, copied_seq);
 
 		total = before - queued;
-		if (before == BPF_CORE_READ(tp, bytes_received))
+		if (before == KERNEL_READ(tp, bytes_received))
 			break;
 	}
 	return total;
@@ -57,11 +57,11 @@ WEFT_INLINE u64 sock_sent(struct sock *sk)
 
 #pragma unroll
 	for (int i = 0; i < 3; i++) {
-		u64 before = BPF_CORE_READ(tp, bytes_acked);
-		u32 unacked = BPF_CORE_READ(tp, write_seq) - BPF_CORE_READ(tp, snd_una);
+		u64 before = KERNEL_READ(tp, bytes_acked);
+		u32 unacked = KERNEL_READ(tp, write_seq) - KERNEL_READ(tp, snd_una);
 
 		total = before + unacked;
-		if (before == BPF_CORE_READ(tp, bytes_acked))
+		if (before == KERNEL_READ(tp, bytes_acked))
 			break;
 	}
 	return total;
@@ -78,10 +78,10 @@ WEFT_INLINE bool sock_fresh(struct sock *sk, u64 rx, u64 tx)
 
 WEFT_INLINE bool sock_is_tcp(struct sock *sk)
 {
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	u16 family = KERNEL_READ(sk, __sk_common.skc_family);
 
 	return (family == AF_INET || family == AF_INET6) &&
-	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+	       KERNEL_READ(sk, sk_protocol) == IPPROTO_TCP;
 }
 
 /* Notes both ends, for the events. IPv4 as v4-mapped. */
