@@ -22,6 +22,7 @@ const enum weft_propagation *btf_propagation __attribute__((unused));
 const enum weft_http *btf_http __attribute__((unused));
 const struct weft_event_head *btf_head __attribute__((unused));
 const struct weft_request *btf_request __attribute__((unused));
+const struct weft_brief *btf_brief __attribute__((unused));
 const struct weft_carried *btf_carried __attribute__((unused));
 const struct weft_response *btf_response __attribute__((unused));
 const struct weft_route *btf_route __attribute__((unused));

@@ -107,6 +107,7 @@ func (d *single) goProgram(r GoRecord)      { d.record = r }
 type decoder struct {
 	seed  maphash.Seed
 	texts [1024]string
+	last  WeftWeftRequest // a brief one, made whole
 }
 
 func newDecoder() *decoder { return &decoder{seed: maphash.MakeSeed()} }
@@ -132,6 +133,12 @@ func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
 			return err
 		}
 		to.Request(d.request(r, clock))
+	case uint16(WeftWeftEventTypeWEFT_EVENT_BRIEF):
+		r, err := view[WeftWeftBrief](raw)
+		if err != nil {
+			return err
+		}
+		to.Request(d.request(d.whole(r), clock))
 	case uint16(WeftWeftEventTypeWEFT_EVENT_CARRIED):
 		r, err := decodeCarried(raw)
 		if err != nil {
@@ -174,6 +181,17 @@ func (d *decoder) decode(raw []byte, clock Clock, to receiver) error {
 		return fmt.Errorf("%w: type %d", ErrRecord, head.Type)
 	}
 	return nil
+}
+
+// whole is a brief record as the other kind, until the next one.
+func (d *decoder) whole(r *WeftWeftBrief) *WeftWeftRequest {
+	*(*[len(r.Same)]byte)(unsafe.Pointer(&d.last)) = r.Same
+	copy(d.last.Target[:], r.Target[:])
+	copy(d.last.Host[:], r.Host[:])
+	// What is behind them is of another record.
+	d.last.TargetLen = min(d.last.TargetLen, uint16(len(r.Target)))
+	d.last.HostLen = min(d.last.HostLen, uint16(len(r.Host)))
+	return &d.last
 }
 
 func (d *decoder) request(r *WeftWeftRequest, clock Clock) event.Request {

@@ -44,6 +44,54 @@ func requestRecord() []byte {
 	return bytesOf(&r)
 }
 
+// briefRecord is the same request as a brief record.
+func briefRecord() []byte {
+	var r WeftWeftBrief
+	whole := requestRecord()
+	copy(bytesAt(&r), whole)
+	copy(r.Target[:], "/aleftover")
+	copy(r.Host[:], "shop")
+	raw := bytesOf(&r)
+	head := headOf(WeftWeftEventTypeWEFT_EVENT_BRIEF, unsafe.Sizeof(r))
+	copy(raw, bytesOf(&head))
+	return raw
+}
+
+// bytesAt are those of t itself.
+func bytesAt[T any](t *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(t)), unsafe.Sizeof(*t)) }
+
+// A brief record says what a whole one says, whatever was decoded before it, and no
+// more than it has.
+func TestDecodeBrief(t *testing.T) {
+	d := newDecoder()
+	decoded := func(raw []byte) event.Request {
+		var out single
+		if err := d.decode(raw, Clock{Offset: time.Second}, &out); err != nil {
+			t.Fatal(err)
+		}
+		return out.record.(event.Request)
+	}
+	whole := decoded(requestRecord())
+	if brief := decoded(briefRecord()); !reflect.DeepEqual(brief, whole) {
+		t.Errorf("brief %+v\nwhole %+v", brief, whole)
+	}
+	var long WeftWeftBrief
+	copy(bytesAt(&long), briefRecord())
+	for i := range long.Target {
+		long.Target[i] = 'x'
+	}
+	at := WeftWeftRequest{}
+	lengths := bytesAt(&long)
+	binary.NativeEndian.PutUint16(lengths[unsafe.Offsetof(at.TargetLen):], 65535)
+	binary.NativeEndian.PutUint16(lengths[unsafe.Offsetof(at.HostLen):], 65535)
+	if r := decoded(bytesOf(&long)); r.Target != strings.Repeat("x", len(long.Target)) || len(r.Host) != len(long.Host) {
+		t.Errorf("target %q, host %q", r.Target, r.Host)
+	}
+	if again := decoded(briefRecord()); !reflect.DeepEqual(again, whole) {
+		t.Errorf("after a longer one %+v\nwant %+v", again, whole)
+	}
+}
+
 // carriedRecord is the record of a span that carries these. Its lengths may be
 // told to lie.
 func carriedRecord(tracestate, baggage string, lie func(*WeftWeftCarried)) []byte {
@@ -158,6 +206,8 @@ func TestDecodeMalformed(t *testing.T) {
 		"half a head":             {requestRecord()[:8], "8 bytes, want 16"},
 		"only a head":             {requestRecord()[:16], "says 552 bytes, has 16"},
 		"one byte short":          {requestRecord()[:551], "says 552 bytes, has 551"},
+		"brief, a byte short":     {briefRecord()[:279], "says 280 bytes, has 279"},
+		"brief, named otherwise":  {patched(briefRecord(), kind(1)), "280 bytes, want 552"},
 		"response short":          {responseRecord()[:63], "says 64 bytes, has 63"},
 		"length too long":         {patched(socketRecord(), length(25)), "says 25 bytes, has 24"},
 		"length enormous":         {patched(socketRecord(), length(1<<32-1)), "says 4294967295 bytes, has 24"},
@@ -170,7 +220,7 @@ func TestDecodeMalformed(t *testing.T) {
 		"older version":           {patched(requestRecord(), version(1)), "version 1, want 2"},
 		"newer version":           {patched(requestRecord(), version(3)), "version 3, want 2"},
 		"type never used":         {patched(socketRecord(), kind(0)), "type 0"},
-		"type of the future":      {patched(socketRecord(), kind(8)), "type 8"},
+		"type of the future":      {patched(socketRecord(), kind(9)), "type 9"},
 		"a socket named go":       {patched(socketRecord(), kind(7)), "24 bytes, want 32"},
 		"a socket named request":  {patched(socketRecord(), kind(1)), "24 bytes, want 552"},
 		"a socket named route":    {patched(socketRecord(), kind(6)), "24 bytes, want 160"},
@@ -298,7 +348,7 @@ func TestDecodeLengthsWithinRecord(t *testing.T) {
 // FuzzDecode: whatever the bytes, an event or ErrRecord, and nothing from beyond
 // the length the record claims.
 func FuzzDecode(f *testing.F) {
-	for _, seed := range [][]byte{nil, requestRecord(), responseRecord(), processRecord(ProcessExec), socketRecord(),
+	for _, seed := range [][]byte{nil, requestRecord(), briefRecord(), responseRecord(), processRecord(ProcessExec), socketRecord(),
 		routeRecord("GET /items/{id}"), routeRecord(strings.Repeat("r", 300)),
 		carriedRecord("a=1,b=2", "user=7", nil), carriedRecord("", "", nil),
 		carriedRecord("a=1", "user=7", func(r *WeftWeftCarried) { r.TracestateLen = 9 }),
@@ -317,7 +367,8 @@ func FuzzDecode(f *testing.F) {
 		length := binary.LittleEndian.Uint32(raw[4:])
 		switch r := got.(type) {
 		case event.Request:
-			if len(r.Method) > 16 || len(r.Target) > 256 || len(r.Host) > 128 || length < 552 {
+			brief := len(r.Target) <= 64 && len(r.Host) <= 48 && length >= 280
+			if len(r.Method) > 16 || len(r.Target) > 256 || len(r.Host) > 128 || (length < 552 && !brief) {
 				t.Fatalf("%d bytes became %+v", length, r)
 			}
 		case event.Carried:

@@ -392,6 +392,13 @@ type WeftSlot struct {
 	Lines [16448]uint8
 }
 
+type WeftWeftBrief struct {
+	_      structs.HostLayout
+	Same   [168]uint8
+	Target [64]uint8
+	Host   [48]uint8
+}
+
 type WeftWeftCarried struct {
 	_             structs.HostLayout
 	Head          WeftWeftEventHead
@@ -550,6 +557,7 @@ const (
 	WeftWeftEventTypeWEFT_EVENT_CARRIED  WeftWeftEventType = 5
 	WeftWeftEventTypeWEFT_EVENT_ROUTE    WeftWeftEventType = 6
 	WeftWeftEventTypeWEFT_EVENT_GO       WeftWeftEventType = 7
+	WeftWeftEventTypeWEFT_EVENT_BRIEF    WeftWeftEventType = 8
 )
 
 type WeftWeftGo struct {
@@ -851,6 +859,7 @@ const (
 	WeftProgWeftSockops         = "weft_sockops"
 	WeftProgWeftState           = "weft_state"
 	WeftVarAttributeCount       = "attribute_count"
+	WeftVarBtfBrief             = "btf_brief"
 	WeftVarBtfCarried           = "btf_carried"
 	WeftVarBtfControl           = "btf_control"
 	WeftVarBtfCounter           = "btf_counter"
@@ -1003,6 +1012,7 @@ type WeftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WeftVariableSpecs struct {
 	AttributeCount     *ebpf.VariableSpec `ebpf:"attribute_count"`
+	BtfBrief           *ebpf.VariableSpec `ebpf:"btf_brief"`
 	BtfCarried         *ebpf.VariableSpec `ebpf:"btf_carried"`
 	BtfControl         *ebpf.VariableSpec `ebpf:"btf_control"`
 	BtfCounter         *ebpf.VariableSpec `ebpf:"btf_counter"`
@@ -1132,6 +1142,7 @@ func (m *WeftMaps) Close() error {
 // It can be passed to LoadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WeftVariables struct {
 	AttributeCount     *ebpf.Variable `ebpf:"attribute_count"`
+	BtfBrief           *ebpf.Variable `ebpf:"btf_brief"`
 	BtfCarried         *ebpf.Variable `ebpf:"btf_carried"`
 	BtfControl         *ebpf.Variable `ebpf:"btf_control"`
 	BtfCounter         *ebpf.Variable `ebpf:"btf_counter"`

@@ -13,6 +13,8 @@
 #define WEFT_HOST_MAX 128
 #define WEFT_METHOD_MAX 16
 #define WEFT_ROUTE_MAX 128
+#define WEFT_TARGET_BRIEF 64
+#define WEFT_HOST_BRIEF 48
 
 enum weft_event_type {
 	WEFT_EVENT_REQUEST = 1,	 /* struct weft_request: a header block is complete */
@@ -22,6 +24,7 @@ enum weft_event_type {
 	WEFT_EVENT_CARRIED = 5,	 /* struct weft_carried, behind the request it belongs to */
 	WEFT_EVENT_ROUTE = 6,	 /* struct weft_route, between request and response */
 	WEFT_EVENT_GO = 7,	 /* struct weft_go: a Go process does what is watched on demand */
+	WEFT_EVENT_BRIEF = 8,	 /* struct weft_brief: as REQUEST */
 };
 
 /* Which end of the connection the traced process is. */
@@ -118,6 +121,14 @@ struct weft_request {
 	__u8 host[WEFT_HOST_MAX];
 };
 
+/* A request whose target and host are short, as most are: half the bytes. The same up
+ * to its method. */
+struct weft_brief {
+	__u8 same[168]; /* of struct weft_request */
+	__u8 target[WEFT_TARGET_BRIEF];
+	__u8 host[WEFT_HOST_BRIEF];
+};
+
 /* What travels beside the traceparent of a request. */
 struct weft_carried {
 	struct weft_event_head head; /* length: with the text */
@@ -185,6 +196,10 @@ struct weft_socket {
 
 _Static_assert(sizeof(struct weft_event_head) == 16, "event head");
 _Static_assert(sizeof(struct weft_request) == 552, "request record");
+_Static_assert(sizeof(struct weft_brief) == 280, "short request record");
+_Static_assert(__builtin_offsetof(struct weft_request, target) ==
+		       __builtin_offsetof(struct weft_brief, target),
+	       "the same up to there");
 _Static_assert(sizeof(struct weft_carried) == 32, "carried record");
 _Static_assert(sizeof(struct weft_response) == 64, "response record");
 _Static_assert(sizeof(struct weft_route) == 160, "route record");

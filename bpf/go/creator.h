@@ -193,7 +193,7 @@ __attribute__((noinline)) int weft_go_depart(u64 key, u64 tuple, u64 g, u64 data
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, why = WEFT_COUNT_UNPROVEN_NONE;
 	struct weft_target *t = target_of(tgid);
 	struct weft_go_layout *l = go_layout_of(t);
-	struct go_departure d = { .tuple = tuple };
+	struct go_departure d = { .tuple = tuple }, *last;
 	struct exec_state *s;
 	struct exec_key k;
 	u64 creator;
@@ -227,7 +227,10 @@ __attribute__((noinline)) int weft_go_depart(u64 key, u64 tuple, u64 g, u64 data
 	if (!d.parent)
 		d.rule = WEFT_PARENT_NONE;
 out:
-	if (bpf_map_update_elem(&go_departures, &key, &d, BPF_ANY))
+	last = tuple ? bpf_map_lookup_elem(&go_departures, &key) : 0;
+	if (last)
+		*last = d; /* a socket's has a place of its own */
+	else if (bpf_map_update_elem(&go_departures, &key, &d, BPF_ANY))
 		count(WEFT_COUNT_LOST_DEPARTURES_FULL);
 	return 0;
 }

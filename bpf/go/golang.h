@@ -191,35 +191,51 @@ __attribute__((noinline)) int weft_go_born_since(u64 span_id, u64 goid)
 
 /* --- Who serves ------------------------------------------------------------ */
 
+/* The batch of the P at user address p, as births_of_p has it. */
+WEFT_INLINE u32 go_batch(const struct weft_go_layout *l, u64 goidgen, u64 p)
+{
+	u64 at = go_field(l, p, WEFT_GO_P_GOIDCACHE);
+	u64 ends = go_field(l, p, WEFT_GO_P_GOIDCACHEEND);
+	u64 batch[2] = {};
+
+	if (!at || !ends)
+		return 0;
+	if (ends - at == sizeof(u64)) {
+		/* Beside each other, as in every version so far: one read. */
+		bpf_probe_read_user(batch, sizeof(batch), (void *)at);
+	} else {
+		batch[0] = user_u64(at);
+		batch[1] = user_u64(ends);
+	}
+	return batch[0] ? births_of_p(goidgen + 1 - batch[0], batch[1] - batch[0]) : 0;
+}
+
 /* Notes which goids are given to nobody yet: what follows is done by goroutines
- * that begin after the request. */
-__attribute__((noinline)) int weft_go_births(u64 span_id, u64 m)
+ * that begin after the request. g is the one that asks: where there are more Ps than
+ * are looked at, its own is the first of them. */
+__attribute__((noinline)) int weft_go_births(u64 span_id, u64 g)
 {
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, &span_id);
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct weft_target *t = target_of(tgid);
 	struct weft_go_layout *l = go_layout_of(t);
-	u64 goidgen, ps = 0, n = 0, p;
+	u64 goidgen, allp[2] = {}, ps[GO_PS] = {};
+	u32 size;
 
 	if (!x || !l || !l->goidgen)
 		return 0;
 	goidgen = user_u64(l->goidgen + t->go_bias);
-	if (l->allp) {
-		ps = user_u64(l->allp + t->go_bias);
-		n = user_u64(l->allp + t->go_bias + 8);
-	}
-	for (u32 i = 0; i < GO_PS; i++) {
-		u64 first, end;
-
-		x->births.ps[i] = 0;
-		if (i > n)
-			continue;
-		p = i ? user_u64(ps + (i - 1) * 8) : go_word(l, m, WEFT_GO_M_P);
-		first = go_word(l, p, WEFT_GO_P_GOIDCACHE);
-		end = go_word(l, p, WEFT_GO_P_GOIDCACHEEND);
-		if (first)
-			x->births.ps[i] = births_of_p(goidgen + 1 - first, end - first);
-	}
+	if (l->allp)
+		bpf_probe_read_user(allp, sizeof(allp), (void *)(l->allp + t->go_bias));
+	size = allp[1] < GO_PS ? allp[1] * sizeof(u64) : sizeof(ps);
+	WEFT_BARRIER(size);
+	if (size && size <= sizeof(ps))
+		bpf_probe_read_user(ps, size, (void *)allp[0]);
+	if (!size || allp[1] > GO_PS)
+		ps[GO_PS - 1] = go_word(l, go_word(l, g, WEFT_GO_G_M), WEFT_GO_M_P);
+#pragma unroll
+	for (u32 i = 0; i < GO_PS; i++)
+		x->births.ps[i] = ps[i] ? go_batch(l, goidgen, ps[i]) : 0;
 	x->births.goidgen = goidgen;
 	return 0;
 }

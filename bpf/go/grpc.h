@@ -103,7 +103,7 @@ __attribute__((noinline)) int weft_grpc_takes_over(u64 data, u64 g)
 		exec_leave(&k, span_id); /* ended meanwhile */
 		return 0;
 	}
-	return weft_go_births(span_id, go_word(l, g, WEFT_GO_G_M));
+	return weft_go_births(span_id, g);
 }
 
 /* (*Server).handleStream(t, stream) */
@@ -152,7 +152,7 @@ __attribute__((noinline)) int weft_grpc_handler(u64 transport, u64 stream, u64 g
 	span_id = c->pending[c->first & (PIPELINE_MAX - 1)].span_id;
 	/* A worker of a pool serves many requests. */
 	if (!weft_go_serve(span_id, data, 0, 0))
-		weft_go_births(span_id, go_word(l, g, WEFT_GO_G_M));
+		weft_go_births(span_id, g);
 	return 0;
 }
 

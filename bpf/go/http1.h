@@ -143,7 +143,7 @@ WEFT_INLINE void go_serves(struct go_here *h, u64 span_id, u64 request)
 	u64 data = go_data(h->l, request, WEFT_GO_REQUEST_CTX);
 
 	if (span_id && !weft_go_serve(span_id, data, request, 0))
-		weft_go_births(span_id, go_word(h->l, h->g, WEFT_GO_G_M));
+		weft_go_births(span_id, h->g);
 }
 
 /* serverHandler.ServeHTTP(rw, req): a handler begins, in the goroutine that read the

@@ -18,7 +18,8 @@
  * taken by weft_depart, in whichever goroutine writes. LRU: a call that is
  * given up before it writes leaves its entry behind. It cannot be mistaken for
  * that of a later call: that call replaces it, and `tuple` tells a socket from the
- * next one at its address.
+ * next one at its address. A socket keeps its entry, with tuple 0 while nobody is
+ * about to send: it is written anew in place, call after call, until the socket closes.
  *
  * go_creators: a goroutine → goid of the one that made it; 0: the runtime;
  * all ones: that was looked for, and is not to be known. Owner: set where a call has no
@@ -75,6 +76,15 @@ struct {
 	__type(key, u64);
 	__type(value, struct go_departure);
 } go_departures SEC(".maps");
+
+/* d, of this key, is taken. */
+WEFT_INLINE void departure_take(struct go_departure *d, u64 key)
+{
+	if (d->tuple)
+		d->tuple = 0;
+	else
+		bpf_map_delete_elem(&go_departures, &key);
+}
 
 struct go_goroutine {
 	u64 start_ns; /* of the process */

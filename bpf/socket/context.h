@@ -269,7 +269,7 @@ __attribute__((noinline)) int weft_parent_go(u64 sk, u64 tuple)
 		parent = d->parent;
 		o->rule = d->rule;
 		if (!c->departs) /* else who writes the line into it goes on with it */
-			bpf_map_delete_elem(&go_departures, &sk);
+			departure_take(d, sk);
 		if (parent && !descend(o, parent)) {
 			o->rule = WEFT_PARENT_NONE;
 			count(WEFT_COUNT_UNPROVEN_ENDED);
@@ -395,7 +395,7 @@ __attribute__((noinline)) int weft_departed(u64 sk)
 	o->sampled = d->sampled;
 	o->mark = TRACESTATE_KEEP;
 	o->written = 1;
-	bpf_map_delete_elem(&go_departures, &sk);
+	departure_take(d, sk);
 	if (c->slot) {
 		weft_tracestate_close(sk, 1);
 		carry_own(sk);

@@ -289,22 +289,13 @@ __attribute__((noinline)) int weft_signal(u64 sk, u32 dir)
 	return request;
 }
 
-/* Writes the event of the request just completed on sk. */
-__attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation)
+/* Fills in all of a request's record that a brief one has, too. */
+WEFT_INLINE void request_fill(struct weft_request *e, struct conn *c, u64 sk, u32 dir,
+			      u32 propagation)
 {
-	struct conn *c = conn_of(sk);
-	struct weft_request *e;
-	struct http1_head *h;
-	struct outgoing *o;
+	struct http1_head *h = &c->head[REQUEST];
+	struct outgoing *o = &c->out;
 
-	if (!c || !c->out.sampled)
-		return 0;
-	h = &c->head[REQUEST];
-	o = &c->out;
-	e = event_reserve(sizeof(*e));
-	if (!e)
-		return 0;
-	event_head(&e->head, WEFT_EVENT_REQUEST, sizeof(*e));
 	e->start_ns = c->start_ns;
 	e->socket = sk;
 	e->process_start_ns = c->process_start_ns;
@@ -333,6 +324,35 @@ __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation
 	e->target_total = h->target_total;
 	e->host_len = h->host_len;
 	__builtin_memcpy(e->method, h->method, WEFT_METHOD_MAX);
+}
+
+/* Writes the event of the request just completed on sk. */
+__attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation)
+{
+	struct conn *c = conn_of(sk);
+	struct weft_request *e;
+	struct weft_brief *b;
+	struct http1_head *h;
+
+	if (!c || !c->out.sampled)
+		return 0;
+	h = &c->head[REQUEST];
+	if (h->target_len <= WEFT_TARGET_BRIEF && h->host_len <= WEFT_HOST_BRIEF) {
+		b = event_reserve(sizeof(*b));
+		if (!b)
+			return 0;
+		event_head((struct weft_event_head *)b, WEFT_EVENT_BRIEF, sizeof(*b));
+		request_fill((struct weft_request *)b, c, sk, dir, propagation);
+		__builtin_memcpy(b->target, h->target, WEFT_TARGET_BRIEF);
+		__builtin_memcpy(b->host, h->host, WEFT_HOST_BRIEF);
+		event_submit(b);
+		return 0;
+	}
+	e = event_reserve(sizeof(*e));
+	if (!e)
+		return 0;
+	event_head(&e->head, WEFT_EVENT_REQUEST, sizeof(*e));
+	request_fill(e, c, sk, dir, propagation);
 	bpf_probe_read_kernel(e->target, WEFT_TARGET_MAX, h->target);
 	bpf_probe_read_kernel(e->host, WEFT_HOST_MAX, h->host);
 	event_submit(e);
