@@ -313,13 +313,13 @@ func TestNextWait(t *testing.T) {
 		size int // bytes read
 		want time.Duration
 	}{
-		{ringBusy, 0, ringIdle},                                 // nothing
-		{ringIdle, 1000, ringIdle},                              // little
-		{ringBusy, 1000, ringIdle},                              //
-		{ringIdle, mib, 10 * time.Millisecond},                  // half the time for half as much
-		{10 * time.Millisecond, mib / 2, 10 * time.Millisecond}, // a sixteenth of the ring: as it is
-		{ringIdle, 8 * mib, ringBusy},                           // full
-		{ringBusy, 8 * mib, ringBusy},                           //
+		{ringBusy, 0, ringIdle},                             // nothing
+		{ringIdle, 1000, ringIdle},                          // little
+		{ringBusy, 1000, ringIdle},                          //
+		{ringIdle, 2 * mib, ringIdle / 2},                   // half the time for half as much
+		{10 * time.Millisecond, mib, 10 * time.Millisecond}, // an eighth of the ring: as it is
+		{ringIdle, 16 * mib, ringBusy},                      // more than full
+		{ringBusy, 8 * mib, ringBusy},                       //
 	} {
 		if got := nextWait(c.wait, c.size, 8*mib); got != c.want {
 			t.Errorf("after %v and %d bytes: %v, want %v", c.wait, c.size, got, c.want)

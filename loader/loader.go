@@ -358,7 +358,7 @@ func (l *Loader) Run(ctx context.Context) error {
 			change()
 		default:
 		}
-		if l.ring.AvailableBytes() < l.ring.BufferSize()/16 {
+		if l.ring.AvailableBytes() < l.ring.BufferSize()/ringShare {
 			if err := l.bell.wait(wait); err != nil {
 				return err
 			}
@@ -373,13 +373,13 @@ func (l *Loader) Run(ctx context.Context) error {
 }
 
 // nextWait is how long to sleep on a ring that filled by size bytes in a sleep of
-// this length: until a sixteenth of it is full, between ringBusy and ringIdle. A
+// this length: until an eighth of it is full, between ringBusy and ringIdle. A
 // wake-up costs as much as several records.
 func nextWait(wait time.Duration, size, capacity int) time.Duration {
 	if size == 0 {
 		return ringIdle
 	}
-	return min(max(time.Duration(float64(wait)*float64(capacity/16)/float64(size)), ringBusy), ringIdle)
+	return min(max(time.Duration(float64(wait)*float64(capacity/ringShare)/float64(size)), ringBusy), ringIdle)
 }
 
 // drain reads until the ring is empty, and returns how many bytes.

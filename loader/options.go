@@ -90,8 +90,10 @@ func (o *Options) injects() bool { return o.Policy.Inject != 0 || o.injecting }
 // at least: records are written without waking it (a wake-up costs the traced
 // program ten times the record), except those about processes.
 const (
-	ringIdle = 20 * time.Millisecond
+	ringIdle = 50 * time.Millisecond
 	ringBusy = 5 * time.Millisecond
+	// ringShare: it wakes up when one in so many bytes of the ring is taken.
+	ringShare = 8
 )
 
 // The agent renews the deadline every livenessRenew; an injecting program stops

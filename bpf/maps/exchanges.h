@@ -156,10 +156,11 @@ WEFT_INLINE void exec_arrive(const struct exec_key *k, u64 span_id)
 	struct exec_state *s = bpf_map_lookup_elem(&threads, k);
 
 	if (!s) {
-		struct exec_state fresh = {};
+		struct exec_state fresh = { .in_flight = 1, .sum = span_id };
 
-		bpf_map_update_elem(&threads, k, &fresh, BPF_NOEXIST);
-		s = bpf_map_lookup_elem(&threads, k);
+		if (!bpf_map_update_elem(&threads, k, &fresh, BPF_NOEXIST))
+			return;
+		s = bpf_map_lookup_elem(&threads, k); /* another was faster */
 		if (!s) {
 			count(WEFT_COUNT_LOST_THREADS_FULL);
 			return;
