@@ -152,6 +152,8 @@ type goPrograms struct {
 	entries map[string]*ebpf.Program
 	sites   map[string]*ebpf.Program
 	waves   map[goWave]*loading
+
+	thrift thrift
 }
 
 // loading is a wave that is being loaded, or was tried.
@@ -209,6 +211,7 @@ func (p *goPrograms) load(w goWave) error {
 	if p.err != nil {
 		return p.err
 	}
+	defer p.thrift.begin()()
 	coll, err := loadGo(p.options, p.shared, p.multi, func(program string) bool {
 		if program == goEntry {
 			return p.multi && w == waveHTTP

@@ -219,23 +219,24 @@ __attribute__((noinline)) int weft_go_births(u64 span_id, u64 g)
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct weft_target *t = target_of(tgid);
 	struct weft_go_layout *l = go_layout_of(t);
-	u64 goidgen, allp[2] = {}, ps[GO_PS] = {};
-	u32 size;
+	u64 goidgen, allp[2] = {}, own, p;
 
 	if (!x || !l || !l->goidgen)
 		return 0;
 	goidgen = user_u64(l->goidgen + t->go_bias);
 	if (l->allp)
 		bpf_probe_read_user(allp, sizeof(allp), (void *)(l->allp + t->go_bias));
-	size = allp[1] < GO_PS ? allp[1] * sizeof(u64) : sizeof(ps);
-	WEFT_BARRIER(size);
-	if (size && size <= sizeof(ps))
-		bpf_probe_read_user(ps, size, (void *)allp[0]);
-	if (!size || allp[1] > GO_PS)
-		ps[GO_PS - 1] = go_word(l, go_word(l, g, WEFT_GO_G_M), WEFT_GO_M_P);
-#pragma unroll
-	for (u32 i = 0; i < GO_PS; i++)
-		x->births.ps[i] = ps[i] ? go_batch(l, goidgen, ps[i]) : 0;
+	own = !allp[1] || allp[1] > GO_PS;
+	for (u32 i = 0; i < GO_PS; i++) {
+		x->births.ps[i] = 0;
+		if (i >= allp[1] + own)
+			continue;
+		if (own && !i)
+			p = go_word(l, go_word(l, g, WEFT_GO_G_M), WEFT_GO_M_P);
+		else
+			p = user_u64(allp[0] + (i - own) * 8);
+		x->births.ps[i] = go_batch(l, goidgen, p);
+	}
 	x->births.goidgen = goidgen;
 	return 0;
 }

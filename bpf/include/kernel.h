@@ -264,17 +264,17 @@ volatile const u8 casts = 0;
  * loaded, and 0 if it cannot be, instead of copied by a helper. Not for bit fields; and
  * a pointer is one to the verifier then, not a number.
  */
-#define KERNEL_READ(src, member)                                                               \
-	({                                                                                     \
-		typeof((src)->member) value_;                                                  \
-                                                                                               \
-		if (casts)                                                                     \
-			value_ = ((typeof(src))bpf_rdonly_cast(                                \
-					  src, bpf_core_type_id_kernel(typeof(*(src)))))       \
-					 ->member;                                             \
-		else                                                                           \
-			value_ = BPF_CORE_READ(src, member);                                   \
-		value_;                                                                        \
+#define KERNEL_READ(src, member)                                                         \
+	({                                                                               \
+		typeof((src)->member) value_;                                            \
+                                                                                         \
+		if (casts)                                                               \
+			value_ = ((typeof(src))bpf_rdonly_cast(                          \
+					  src, bpf_core_type_id_kernel(typeof(*(src))))) \
+					 ->member;                                       \
+		else                                                                     \
+			value_ = BPF_CORE_READ(src, member);                             \
+		value_;                                                                  \
 	})
 
 /* The user's struct msghdr, as passed to sendmsg(2) and recvmsg(2). */
