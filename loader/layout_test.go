@@ -283,7 +283,7 @@ func TestABIVersion(t *testing.T) {
 // TestHeadComesFirst: Decode reads the head of every record before it knows
 // which record it is.
 func TestHeadComesFirst(t *testing.T) {
-	for _, record := range []any{WeftWeftRequest{}, WeftWeftBrief{}, WeftWeftCarried{}, WeftWeftRoute{}, WeftWeftResponse{}, WeftWeftProcess{}, WeftWeftSocket{}} {
+	for _, record := range []any{WeftWeftRequest{}, WeftWeftCarried{}, WeftWeftRoute{}, WeftWeftResponse{}, WeftWeftProcess{}, WeftWeftSocket{}} {
 		f, ok := reflect.TypeOf(record).FieldByName("Head")
 		if !ok || f.Offset != 0 || f.Type != reflect.TypeFor[WeftWeftEventHead]() {
 			t.Errorf("%T does not begin with the event head", record)
