@@ -157,6 +157,8 @@ enum weft_go_flag {
 	WEFT_GO_WRITES_H2 = 8, /* of HTTP/2 of flavour f: this << f */
 	WEFT_GO_WRITES_GRPC = 32,
 	WEFT_GO_WROTE = 64,    /* there is a site GRPC_WROTE */
+	/* Go 1.20: a context.timerCtx begins with a pointer to its cancelCtx, not with it */
+	WEFT_GO_TIMER_POINTER = 128,
 };
 
 /* One per binary, shared by its processes. */

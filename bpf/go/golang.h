@@ -143,6 +143,17 @@ WEFT_INLINE u64 go_data(const struct weft_go_layout *l, u64 base, u32 f)
 #define GO_CONTEXTS 64
 #define GO_TOO_DEEP 0xffffffffffffffffULL
 
+/* Is it the address of an object that Go's runtime has made, as that of an itab, with
+ * which an interface begins, never is? The first 128 GB of what runtime.mallocinit asks for. */
+WEFT_INLINE bool go_on_heap(u64 p)
+{
+#if defined(__TARGET_ARCH_x86)
+	return p >> 37 == 0xc0 >> 5;
+#else
+	return p >> 37 == 0x40 >> 5;
+#endif
+}
+
 /*
  * Span id of the exchange whose context.Context the one with this data descends
  * from; 0: of none; GO_TOO_DEEP: not found in GO_CONTEXTS steps. The types of
@@ -155,9 +166,10 @@ __attribute__((noinline)) u64 weft_go_descends(u64 data)
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct weft_target *t = target_of(tgid);
 	struct go_context k = { .data = data, .tgid = tgid };
+	struct weft_go_layout *l = go_layout_of(t);
 	u64 *span_id;
 
-	if (!t)
+	if (!t || !l)
 		return 0;
 	k.start_ns = t->start_ns;
 	for (int i = 0; i < GO_CONTEXTS; i++) {
@@ -166,10 +178,13 @@ __attribute__((noinline)) u64 weft_go_descends(u64 data)
 		span_id = bpf_map_lookup_elem(&go_contexts, &k);
 		if (span_id)
 			return *span_id;
-		if (bpf_probe_read_user(parent, sizeof(parent), (void *)k.data) || !parent[0] ||
-		    !parent[1])
+		if (bpf_probe_read_user(parent, sizeof(parent), (void *)k.data) || !parent[0])
 			return 0;
 		k.data = parent[1];
+		if (l->flags & WEFT_GO_TIMER_POINTER && go_on_heap(parent[0]))
+			k.data = parent[0];
+		if (!k.data)
+			return 0;
 	}
 	return GO_TOO_DEEP;
 }

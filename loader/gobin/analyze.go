@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"go/version"
 	"io"
 	"os"
 	"slices"
@@ -249,6 +250,9 @@ func (i *image) readLayout(b *Binary) {
 	}
 	if b.Layout.Offset[field.GGoid] == field.Unknown {
 		b.Layout.Flags &^= FlagGoroutines | FlagRegister
+	}
+	if name, _, _ := strings.Cut(strings.TrimPrefix(b.GoVersion, "devel "), " "); b.BuildInfo && version.Lang(name) == "go1.20" {
+		b.Layout.Flags |= FlagTimerPointer
 	}
 	// What is newer than the table may work in another way, wherever its fields are.
 	for _, g := range []struct {

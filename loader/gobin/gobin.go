@@ -64,6 +64,7 @@ const (
 	FlagWritesXNet
 	FlagWritesGRPC
 	FlagWrote
+	FlagTimerPointer
 )
 
 // Layout is struct weft_go_layout.

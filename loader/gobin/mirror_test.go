@@ -70,6 +70,7 @@ func TestMirror(t *testing.T) {
 	for name, flag := range map[string]uint32{
 		"FLAG GOROUTINES": FlagGoroutines, "FLAG WRITES": FlagWrites, "FLAG G_REGISTER": FlagRegister,
 		"FLAG WRITES_H2": FlagWritesH2, "FLAG WRITES_GRPC": FlagWritesGRPC, "FLAG WROTE": FlagWrote,
+		"FLAG TIMER_POINTER": FlagTimerPointer,
 	} {
 		if names[name] != int(flag) {
 			t.Errorf("%s is %d, in the header %d", name, flag, names[name])

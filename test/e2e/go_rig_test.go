@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -357,8 +358,8 @@ func (r *goRig) spans(e truth.Calls) []truth.Span {
 		}
 	}
 	r.sink.Wait(n, patience(r.t, r.quiet()))
-	// What should not come would come now.
-	time.Sleep(200 * time.Millisecond)
+	// What should not come would come now, and what the wire does not announce.
+	r.sink.Wait(math.MaxInt, patience(r.t, 300*time.Millisecond))
 	return r.sink.Take()
 }
 

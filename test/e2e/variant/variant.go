@@ -76,13 +76,13 @@ func GRPC() []Variant {
 }
 
 // Small is what every run of the tests covers: static programs of five versions
-// of Go, each stripped and not.
+// of Go, each stripped and not, and one whose contexts are made in another way.
 func Small() []Variant {
 	var all []Variant
 	for _, toolchain := range []string{"", "1.24.13", "1.22.12", "1.21.13", "1.19.13"} {
 		all = append(all, Go(toolchain, false), Go(toolchain, true))
 	}
-	return all
+	return append(all, Go("1.20.14", true))
 }
 
 // Full is every version of Go, each stripped or not, PIE or not, and without cgo,
