@@ -58,7 +58,7 @@ func TestOffsetsOfThisProgram(t *testing.T) {
 		field.H2ClientConnBw.In(field.XNet):      {http2.ClientConn{}, "bw"}, //nolint:staticcheck // programs use it
 		field.H2FramerW.In(field.XNet):           {http2.Framer{}, "w"},
 		field.H2FramerWbuf.In(field.XNet):        {http2.Framer{}, "wbuf"},
-		field.H2ClientConnStreams.In(field.XNet): {http2.ClientConn{}, "streams"},
+		field.H2ClientConnStreams.In(field.XNet): {http2.ClientConn{}, "streams"}, //nolint:staticcheck // programs have it
 		field.H2HeadersStreamID.In(field.XNet):   {http2.HeadersFrame{}, "FrameHeader.StreamID"},
 	} {
 		want, typ := uintptr(0), reflect.TypeOf(of.v)
