@@ -254,7 +254,7 @@ func shortVerifierError(err error) error {
 	if errors.As(err, &v) && len(v.Log) > 0 {
 		last := v.Log[len(v.Log)-1]
 		for i := len(v.Log) - 1; i >= 0 && (last == "" || strings.HasPrefix(last, "processed ") ||
-			strings.HasPrefix(last, "stack depth") || strings.HasPrefix(last, "verification time")); i-- {
+			strings.HasPrefix(last, "stack depth") || strings.HasPrefix(last, "subprog ") || strings.HasPrefix(last, "verification time")); i-- {
 			last = v.Log[i]
 		}
 		return &rejected{v.Cause, last}

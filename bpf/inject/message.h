@@ -131,7 +131,8 @@ __attribute__((noinline)) int weft_message_turn(struct sk_msg_md *ctx, u64 key)
 		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
 		return TURN_LEAVE;
 	}
-	base = (u64)KERNEL_READ((struct sk_msg *)ctx, data) - at->where;
+	/* A number: verifiers from 7.3 on let no pointer be handed on as one. */
+	base = (u64)BPF_CORE_READ((struct sk_msg *)ctx, data) - at->where;
 	r = weft_feed(key, base + pos, at->total - pos, HOW_TX | HOW_KERNEL);
 	if (r & FEED_BUDGET) {
 		conn_desync(c, key, WEFT_COUNT_DESYNC_BUDGET);
