@@ -335,6 +335,11 @@ func TestGoAgentKill(t *testing.T) {
 		t.Errorf("%d of %d requests failed", failed, sent)
 	}
 	t.Logf("%d requests", sent)
+	// Connections that have been idle since an earlier agent are followed from their
+	// second request on.
+	for i := range 3 {
+		r.send(fmt.Sprintf("again%d", i), 2*goConcurrency(t), load...)
+	}
 	r.settled(0, false)
 	r.sink.Wait(1<<30, patience(t, 3*time.Second))
 	r.sink.Take()

@@ -358,8 +358,13 @@ func (r *goRig) spans(e truth.Calls) []truth.Span {
 		}
 	}
 	r.sink.Wait(n, patience(r.t, r.quiet()))
-	// What should not come would come now, and what the wire does not announce.
-	r.sink.Wait(math.MaxInt, patience(r.t, 300*time.Millisecond))
+	// What should not come would come now, and, where nothing is written, what the wire
+	// does not announce: the roots of unsampled requests, in a batch that weft sends after a second.
+	quiet := 300 * time.Millisecond
+	if e.Unwritten {
+		quiet = 2 * time.Second
+	}
+	r.sink.Wait(math.MaxInt, patience(r.t, quiet))
 	return r.sink.Take()
 }
 
