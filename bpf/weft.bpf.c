@@ -27,6 +27,8 @@ const struct weft_carried *btf_carried __attribute__((unused));
 const struct weft_response *btf_response __attribute__((unused));
 const struct weft_route *btf_route __attribute__((unused));
 const enum weft_router *btf_router __attribute__((unused));
+const struct weft_unread *btf_unread __attribute__((unused));
+const enum weft_unread_kind *btf_unread_kind __attribute__((unused));
 const struct weft_process *btf_process __attribute__((unused));
 const struct weft_socket *btf_socket __attribute__((unused));
 const struct weft_control *btf_control __attribute__((unused));

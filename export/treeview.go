@@ -260,7 +260,7 @@ func statusText(s *event.Span) string {
 		code = strconv.Itoa(s.Response.Status)
 	}
 	switch s.Response.Reason {
-	case event.EndClosed, event.EndReset, event.EndCancelled, event.EndTimeout:
+	case event.EndClosed, event.EndReset, event.EndCancelled, event.EndTimeout, event.EndUnread:
 		how = s.Response.Reason.String()
 	case event.EndLost:
 		if code == "" {

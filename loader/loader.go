@@ -34,6 +34,7 @@ type Loader struct {
 	clock    Clock
 	recorder *recorder // nil: not recording
 	decoder  *decoder
+	unread   *unread
 	again    again
 	failed   *attachFailures
 	runTime  io.Closer // nil: the kernel counts no run time for weft
@@ -85,6 +86,7 @@ func New(o Options) (*Loader, error) {
 		}
 	}
 	l.finder = newFinder(o, coll.Maps["targets"], l.inject)
+	l.unread = newUnread(l.finder)
 	l.finder.threads = coll.Maps["threads"]
 	l.finder.virtuals = newVirtuals(o.Log, coll.Maps)
 	l.golang = newGolang(o, coll.Maps)
@@ -436,6 +438,9 @@ func (l *Loader) Close() error {
 }
 
 func (l *Loader) dispatch(raw []byte) {
+	if raw = l.unread.settle(raw); raw == nil {
+		return
+	}
 	l.recorder.record(raw, l.clock)
 	if err := l.decoder.decode(raw, l.clock, (*live)(l)); err != nil {
 		l.malformed.Add(1)

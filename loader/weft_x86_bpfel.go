@@ -537,6 +537,7 @@ const (
 	WeftWeftEndWEFT_END_RESET     WeftWeftEnd = 4
 	WeftWeftEndWEFT_END_CANCELLED WeftWeftEnd = 5
 	WeftWeftEndWEFT_END_TIMEOUT   WeftWeftEnd = 6
+	WeftWeftEndWEFT_END_UNREAD    WeftWeftEnd = 7
 )
 
 type WeftWeftEventHead struct {
@@ -558,6 +559,7 @@ const (
 	WeftWeftEventTypeWEFT_EVENT_ROUTE    WeftWeftEventType = 6
 	WeftWeftEventTypeWEFT_EVENT_GO       WeftWeftEventType = 7
 	WeftWeftEventTypeWEFT_EVENT_BRIEF    WeftWeftEventType = 8
+	WeftWeftEventTypeWEFT_EVENT_UNREAD   WeftWeftEventType = 9
 )
 
 type WeftWeftGo struct {
@@ -798,6 +800,28 @@ const (
 	WeftWeftTargetFlagWEFT_TARGET_GO       WeftWeftTargetFlag = 16
 )
 
+type WeftWeftUnread struct {
+	_              structs.HostLayout
+	Head           WeftWeftEventHead
+	ProcessStartNs uint64
+	Itab           uint64
+	Word           [2]uint64
+	SpanId         [8]uint8
+	Tgid           uint32
+	Stream         uint32
+	Kind           uint8
+	Router         uint8
+	Pad            [6]uint8
+}
+
+type WeftWeftUnreadKind uint32
+
+const (
+	WeftWeftUnreadKindWEFT_UNREAD_ERROR WeftWeftUnreadKind = 0
+	WeftWeftUnreadKindWEFT_UNREAD_ROUTE WeftWeftUnreadKind = 1
+	WeftWeftUnreadKindWEFT_UNREAD_TEXT  WeftWeftUnreadKind = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -888,6 +912,8 @@ const (
 	WeftVarBtfSamplingRule      = "btf_sampling_rule"
 	WeftVarBtfSocket            = "btf_socket"
 	WeftVarBtfTargetFlag        = "btf_target_flag"
+	WeftVarBtfUnread            = "btf_unread"
+	WeftVarBtfUnreadKind        = "btf_unread_kind"
 	WeftVarCasts                = "casts"
 	WeftVarDiscover             = "discover"
 	WeftVarEdgeNames            = "edge_names"
@@ -1041,6 +1067,8 @@ type WeftVariableSpecs struct {
 	BtfSamplingRule    *ebpf.VariableSpec `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.VariableSpec `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.VariableSpec `ebpf:"btf_target_flag"`
+	BtfUnread          *ebpf.VariableSpec `ebpf:"btf_unread"`
+	BtfUnreadKind      *ebpf.VariableSpec `ebpf:"btf_unread_kind"`
 	Casts              *ebpf.VariableSpec `ebpf:"casts"`
 	Discover           *ebpf.VariableSpec `ebpf:"discover"`
 	EdgeNames          *ebpf.VariableSpec `ebpf:"edge_names"`
@@ -1171,6 +1199,8 @@ type WeftVariables struct {
 	BtfSamplingRule    *ebpf.Variable `ebpf:"btf_sampling_rule"`
 	BtfSocket          *ebpf.Variable `ebpf:"btf_socket"`
 	BtfTargetFlag      *ebpf.Variable `ebpf:"btf_target_flag"`
+	BtfUnread          *ebpf.Variable `ebpf:"btf_unread"`
+	BtfUnreadKind      *ebpf.Variable `ebpf:"btf_unread_kind"`
 	Casts              *ebpf.Variable `ebpf:"casts"`
 	Discover           *ebpf.Variable `ebpf:"discover"`
 	EdgeNames          *ebpf.Variable `ebpf:"edge_names"`

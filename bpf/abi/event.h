@@ -25,6 +25,7 @@ enum weft_event_type {
 	WEFT_EVENT_ROUTE = 6,	 /* struct weft_route, between request and response */
 	WEFT_EVENT_GO = 7,	 /* struct weft_go: a Go process does what is watched on demand */
 	WEFT_EVENT_BRIEF = 8,	 /* struct weft_brief: as REQUEST */
+	WEFT_EVENT_UNREAD = 9,	 /* struct weft_unread, before the record that lacks it */
 };
 
 /* Which end of the connection the traced process is. */
@@ -67,6 +68,7 @@ enum weft_end {
 	WEFT_END_RESET = 4,	/* connection reset or timed out mid-exchange */
 	WEFT_END_CANCELLED = 5, /* given up by whoever asked; the connection may live on */
 	WEFT_END_TIMEOUT = 6,	/* given up because its deadline passed */
+	WEFT_END_UNREAD = 7,	/* an error that could not be read: struct weft_unread has it */
 };
 
 /* What an exchange is made of. Without WEFT_HTTP_2 it is HTTP/1. */
@@ -179,6 +181,30 @@ struct weft_go {
 	__u32 use; /* enum weft_go_use: what is new */
 };
 
+enum weft_unread_kind {
+	WEFT_UNREAD_ERROR = 0, /* the Go error that ended span_id, whose response says UNREAD */
+	WEFT_UNREAD_ROUTE = 1, /* the only string of the route of span_id */
+	WEFT_UNREAD_TEXT = 2,  /* a string that is wanted no more: to be there the next time */
+};
+
+/*
+ * What a program could not read, because it may not wait for a page: constants of an
+ * executable that nobody has looked at yet, or not since memory became short. User
+ * space reads it, after which the page is there.
+ */
+struct weft_unread {
+	struct weft_event_head head;
+	__u64 process_start_ns;
+	__u64 itab;    /* of an error's interface */
+	__u64 word[2]; /* what its data points to; else the string: address and length */
+	__u8 span_id[8];
+	__u32 tgid;
+	__u32 stream; /* HTTP/2 stream identifier of an error */
+	__u8 kind;    /* enum weft_unread_kind */
+	__u8 router;  /* enum weft_router */
+	__u8 pad[6];
+};
+
 struct weft_process {
 	struct weft_event_head head;
 	__u64 process_start_ns;
@@ -204,5 +230,6 @@ _Static_assert(sizeof(struct weft_carried) == 32, "carried record");
 _Static_assert(sizeof(struct weft_response) == 64, "response record");
 _Static_assert(sizeof(struct weft_route) == 160, "route record");
 _Static_assert(sizeof(struct weft_go) == 32, "record of a Go process");
+_Static_assert(sizeof(struct weft_unread) == 72, "record of what was not read");
 _Static_assert(sizeof(struct weft_process) == 40, "process record");
 _Static_assert(sizeof(struct weft_socket) == 24, "socket record");

@@ -110,18 +110,12 @@ __attribute__((noinline)) int weft_h2_server_reset(u64 sc, u32 id, u32 flavour)
 }
 
 /* (*serverConn).closeStream(st, err) */
-__attribute__((noinline)) int weft_h2_server_end(u64 sc, u64 st, u64 end, u32 flavour)
+__attribute__((noinline)) int weft_h2_server_end(u64 key, u64 end, u32 flavour)
 {
 	struct weft_go_layout *l = go_layout();
-	struct conn *c;
-	u64 key;
+	struct conn *c = conn_of(key);
 
-	if (!l)
-		return 0;
-	key = virtual_key(bpf_get_current_pid_tgid() >> 32, sc,
-			  go_u32(l, st, h2_field(WEFT_GO_H2_STREAM_ID, flavour)));
-	c = conn_of(key);
-	if (!c)
+	if (!l || !c)
 		return 0;
 	h2_status(l, c, key, flavour);
 	return weft_go_conn_end(key, end);
@@ -305,7 +299,7 @@ __attribute__((noinline)) int weft_h2_client_end(u64 cs, u64 itab, u64 data)
 	if (!c)
 		return 0;
 	stream_late(c, key);
-	return weft_go_conn_end(key, weft_go_end_of(itab, data, c->object));
+	return weft_go_conn_end(key, weft_go_end_of(key, itab, data, c->object));
 }
 
 /* --- The sites of one flavour ---------------------------------------------- */
@@ -324,8 +318,10 @@ __attribute__((noinline)) int weft_h2_client_end(u64 cs, u64 itab, u64 data)
 		u64 st = go_arg(ctx, 1);                                                         \
 		u32 id = go_u32(h->l, st, h2_field(WEFT_GO_H2_STREAM_ID, flavour));              \
                                                                                                  \
-		weft_h2_server_end(go_arg(ctx, 0), st,                                           \
-				   weft_go_end_of(go_arg(ctx, 2), go_arg(ctx, 3), id), flavour); \
+		u64 key = virtual_key(h->tgid, go_arg(ctx, 0), id);                              \
+                                                                                                 \
+		weft_h2_server_end(key, weft_go_end_of(key, go_arg(ctx, 2), go_arg(ctx, 3), id), \
+				   flavour);                                                     \
 	}                                                                                        \
 	WEFT_INLINE void go_on_h2_server_reset_##name(struct go_regs *ctx, struct go_here *h)    \
 	{                                                                                        \

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "header.h"
+#include "../socket/unread.h"
 
 /* What weft_h2_write and sk_msg meet a request by while its headers leave. */
 #define GO_WRITING 0xffffffffU
@@ -33,32 +34,58 @@ WEFT_INLINE u32 go_u32(const struct weft_go_layout *l, u64 base, u32 f)
 #define H2_CANCEL 8
 #define H2_CODES 64 /* above the last error code there is */
 
-/*
- * What the error of this type and data tells about stream `id`: enum weft_end. A Go
- * error is an interface: an errorString holds a string, a StreamError the stream and
- * the code of its RST_STREAM; context.DeadlineExceeded is of a type without bytes.
- */
-__attribute__((noinline)) int weft_go_end_of(u64 itab, u64 data, u64 id)
+/* User space is to say how the virtual connection `key` ended. */
+__attribute__((noinline)) int weft_go_end_unread(u64 key, u64 itab, u64 first, u64 second,
+						 u32 stream)
 {
-	u64 error[2] = {}, text[2] = {}, type, size;
+	struct conn *c = conn_of(key);
+	struct weft_unread *e;
+
+	if (!c || c->first == c->last)
+		return WEFT_END_UNREAD;
+	e = unread_reserve(c->pending[c->first & (PIPELINE_MAX - 1)].span_id, WEFT_UNREAD_ERROR);
+	if (!e)
+		return WEFT_END_UNREAD;
+	e->itab = itab;
+	e->word[0] = first;
+	e->word[1] = second;
+	e->stream = stream;
+	event_submit(e);
+	return WEFT_END_UNREAD;
+}
+
+/*
+ * What the error of this itab and data tells about stream `id`, that of virtual
+ * connection `key`: enum weft_end. A Go error is an interface: an errorString holds a
+ * string, a StreamError the stream and the code of its RST_STREAM;
+ * context.DeadlineExceeded is of a type without bytes. Types and strings are constants,
+ * whose pages may not be there. User space judges by the same rules (loader/unread.go).
+ */
+__attribute__((noinline)) int weft_go_end_of(u64 key, u64 itab, u64 data, u64 id)
+{
+	u64 error[2] = {}, text[2] = {}, type = 0, size = 0;
 	struct weft_go_layout *l = go_layout();
 
 	if (!itab || !l)
 		return WEFT_END_COMPLETE;
-	type = user_u64(itab + 8);
-	size = go_field(l, type, WEFT_GO_TYPE_SIZE);
-	if (size && !user_u64(size))
+	bpf_probe_read_user(error, sizeof(error), (void *)data);
+	if (bpf_probe_read_user(&type, sizeof(type), (void *)(itab + 8)) ||
+	    l->offset[WEFT_GO_TYPE_SIZE] == WEFT_GO_UNKNOWN ||
+	    bpf_probe_read_user(&size, sizeof(size), (void *)(type + l->offset[WEFT_GO_TYPE_SIZE])))
+		return weft_go_end_unread(key, itab, error[0], error[1], id);
+	if (!size)
 		return WEFT_END_TIMEOUT;
-	if (bpf_probe_read_user(error, sizeof(error), (void *)data))
-		return WEFT_END_CLOSED;
+	if (!error[0])
+		return WEFT_END_UNREAD;
 	if ((u32)error[0] == id && error[0] >> 32 < H2_CODES && (!error[1] || error[1] > 0xffff)) {
 		if (error[0] >> 32 == H2_NO_ERROR)
 			return WEFT_END_COMPLETE;
 		return error[0] >> 32 == H2_CANCEL ? WEFT_END_CANCELLED : WEFT_END_RESET;
 	}
-	if (error[1] < sizeof(text) || error[1] > 0xffff ||
-	    bpf_probe_read_user(text, sizeof(text), (void *)error[0]))
+	if (error[1] < sizeof(text) || error[1] > 0xffff)
 		return WEFT_END_CLOSED;
+	if (bpf_probe_read_user(text, sizeof(text), (void *)error[0]))
+		return weft_go_end_unread(key, itab, error[0], error[1], id);
 	if (text[0] == WEFT_WORD('c', 'o', 'n', 't', 'e', 'x', 't', ' ') &&
 	    text[1] == WEFT_WORD('c', 'a', 'n', 'c', 'e', 'l', 'e', 'd'))
 		return WEFT_END_CANCELLED;

@@ -6,8 +6,7 @@
  */
 #pragma once
 
-#include "../maps/conns.h"
-#include "../maps/events.h"
+#include "unread.h"
 
 /* Strings that one route is made of, at most: chi has one for each router that is
  * mounted in another. */
@@ -59,9 +58,13 @@ WEFT_INLINE int route_emit(u64 span_id, const struct route_source *s)
 		WEFT_BARRIER(from);
 		from &= WEFT_ROUTE_MAX - 1;
 		WEFT_BARRIER(n);
-		if (n > WEFT_ROUTE_MAX ||
-		    bpf_probe_read_user(e->route.text + from, n, (void *)piece[0]))
+		if (n > WEFT_ROUTE_MAX)
 			goto none;
+		if (bpf_probe_read_user(e->route.text + from, n, (void *)piece[0])) {
+			unread_route(s->n == 1 && !s->guard ? span_id : 0, piece[0], piece[1],
+				     s->router);
+			goto none;
+		}
 	}
 	if (!total || (s->guard && user_u64(s->guard) != s->holds))
 		goto none;

@@ -11,6 +11,7 @@ const (
 	ErrorReset     = "connection_reset"
 	ErrorCancelled = "cancelled"
 	ErrorTimeout   = "timeout"
+	ErrorOther     = "_OTHER" // there was one, and it is not known which
 )
 
 // ErrorType is error.type of the semantic conventions, "" for success: the status
@@ -40,6 +41,8 @@ func (s *Span) ErrorType() string {
 		return ErrorCancelled
 	case EndTimeout:
 		return ErrorTimeout
+	case EndUnread:
+		return ErrorOther
 	}
 	return ""
 }

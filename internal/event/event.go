@@ -66,6 +66,7 @@ const (
 	EndReset                // connection reset or timed out mid-exchange
 	EndCancelled            // given up by whoever asked; the connection may live on
 	EndTimeout              // given up because its deadline passed
+	EndUnread               // with an error that could not be read
 )
 
 // Protocol says what an exchange is made of. Without ProtocolHTTP2 it is HTTP/1.

@@ -36,6 +36,7 @@ var endNames = [...]string{
 
 	EndCancelled: "cancelled",
 	EndTimeout:   "timeout",
+	EndUnread:    "unread",
 }
 
 var roleNames = [...]string{

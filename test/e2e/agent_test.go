@@ -32,7 +32,9 @@ func weftEnv(env ...string) []string {
 	if way := os.Getenv("WEFT_CAPTURE"); way != "" {
 		env = append(env, "WEFT_CAPTURE="+way)
 	}
-	return cleanEnv(env...)
+	// Spans are waited for again and again: a tenth of the time that weft waits with more
+	// of them by default. The last of two values counts.
+	return cleanEnv(append([]string{"OTEL_BSP_SCHEDULE_DELAY=100"}, env...)...)
 }
 
 // weft prepares a weft process outside of every group.

@@ -57,10 +57,12 @@ var (
 const goEndsOwn = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 // TestGoStreamEnds looks at the two spans of requests over HTTP/2 that end in every
-// way a stream can, and at the traceparent that the server saw.
+// way a stream can, and at the traceparent that the server saw. Once the program's
+// constants are not in memory when they are needed, as under memory pressure.
 func TestGoStreamEnds(t *testing.T) {
-	for _, protocol := range []string{"h2c", "h2"} {
-		t.Run(protocol, func(t *testing.T) {
+	for _, arm := range []string{"h2c", "h2", "h2c-paged-out"} {
+		t.Run(arm, func(t *testing.T) {
+			protocol, pagedOut := strings.CutSuffix(arm, "-paged-out")
 			g, sink := newGroup(t), startSink(t)
 			control := filepath.Join(t.TempDir(), "control")
 			p := g.start("goends", launch{argv: []string{goProgram(t, "./test/apps/goends"), "-protocol", protocol, "-control", control}}, nil)
@@ -79,6 +81,11 @@ func TestGoStreamEnds(t *testing.T) {
 			}
 			for _, c := range goEnds {
 				t.Run(c.name, func(t *testing.T) {
+					if pagedOut {
+						if err := pageOut(p.cmd.Process.Pid); err != nil {
+							t.Fatal(err)
+						}
+					}
 					said := goEndsCall(t, control, c.name)
 					sink.Wait(2, patience(t, 8*time.Second))
 					c.check(t, sink.Take(), said, protocol)
