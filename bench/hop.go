@@ -33,9 +33,10 @@ func httpHop(in io.Reader, out io.Writer, over wire) error {
 		}
 		transport.MaxIdleConnsPerHost = 256
 		behind := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+		more := newBurner()
 		// Until this process ends.
 		over.serve(listener, config, func(w http.ResponseWriter, r *http.Request) {
-			if err := passHTTP(w, r, behind, over.scheme()+"://"+to.Upstream); err != nil {
+			if err := errors.Join(more.asked(r), passHTTP(w, r, behind, over.scheme()+"://"+to.Upstream)); err != nil {
 				http.Error(w, err.Error(), http.StatusBadGateway)
 			}
 		})

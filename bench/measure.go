@@ -18,6 +18,7 @@ type arm struct {
 	inject  string // YAML: the headers that weft writes
 	selects bool   // the targets are the rig's traced programs
 	drops   bool   // head ratio 0: context, and no events
+	spends  bool   // no agent: the program itself works longer
 	bytes   int    // of tracestate and baggage that the client brings
 	header  map[string]string
 }
@@ -48,6 +49,15 @@ func (s settings) arms(group string, sampledOut bool) []arm {
 	}
 	for i := range s.peers {
 		out = append(out, arm{name: s.peers[i].name, peer: &s.peers[i]})
+	}
+	return out
+}
+
+// hopArms are those of a hop.
+func (s settings) hopArms(group string, h hop) []arm {
+	out := s.arms(group, false)
+	if h.targets {
+		out = append(out, armBudget())
 	}
 	return out
 }

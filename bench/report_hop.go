@@ -47,10 +47,7 @@ func atMost(what string, wanted float64, unit string, v []float64) target {
 
 // targets are those of the project, for the arm in which weft traces.
 func (r *results) targets() []target {
-	rate := func(x round) float64 { return x.closed.rate() }
-	p99 := func(x round) float64 { return us(x.open.P99) }
-	throughput := compare(r.each(armTrace, rate), r.each(armWithout, rate))
-	latency := compare(r.each(armTrace, p99), r.each(armWithout, p99))
+	throughput, latency := r.kept(armTrace)
 	out := []target{
 		{"requests/s, as fast as it goes, to those without an agent", fmt.Sprintf("≥ %.2f×", wantedThroughput), throughput.String(),
 			throughput.Mean >= wantedThroughput, (throughput.Low >= wantedThroughput) == (throughput.High >= wantedThroughput)},
@@ -84,6 +81,14 @@ func (r *results) targets() []target {
 	return out
 }
 
+// kept is what an arm keeps of the throughput as fast as it goes, and how much longer
+// its p99 at the fixed rate is.
+func (r *results) kept(arm int) (throughput, latency ratio) {
+	rate := func(x round) float64 { return x.closed.rate() }
+	p99 := func(x round) float64 { return us(x.open.P99) }
+	return compare(r.each(arm, rate), r.each(armWithout, rate)), compare(r.each(arm, p99), r.each(armWithout, p99))
+}
+
 // more is by how much a figure is larger in an arm than without an agent, round by
 // round.
 func (r *results) more(arm int, figure func(round) float64) []float64 {
@@ -103,6 +108,11 @@ func (r *results) writeTargets(b *strings.Builder) {
 		b.WriteString(t.String() + "\n")
 	}
 	b.WriteString("\n")
+	if at := r.budgetAt(); at >= 0 {
+		throughput, latency := r.kept(at)
+		fmt.Fprintf(b, "What the budget itself does: no agent, and a program that works %.0f µs more for each request, which is what these targets let an agent take. It keeps %s of the requests (wanted: %.2f×) and its p99 is %s (wanted: %.2f×).\n\n",
+			wantedCPU, throughput, wantedThroughput, latency, wantedP99)
+	}
 }
 
 // compared are the arms of the overview: weft tracing, and the peers.

@@ -25,12 +25,12 @@ func sections() []section {
 	for _, h := range hops() {
 		out = append(out, section{name: h.name, about: h.title + ", one traced program between a load generator and a service", hop: &h,
 			takes: func(s settings) time.Duration {
-				d := rigStarts + s.rounding(s.arms("", false))
+				d := rigStarts + s.rounding(s.hopArms("", h))
 				return d + s.watching() // as fast as it goes, too
 			},
 			run: func(ctx context.Context, b *bench) (*results, error) {
 				return with(ctx, b, func(ctx context.Context) (*rig, error) { return b.hopRig(ctx, h) }, func(r *rig) (*results, error) {
-					arms := b.arms(r.traced.name, false)
+					arms := b.hopArms(r.traced.name, h)
 					res, err := b.compareArms(ctx, r, arms, watched(arms))
 					if res != nil {
 						res.hop = &h
