@@ -1,9 +1,13 @@
 package loader
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -99,7 +103,7 @@ func TestLegacy(t *testing.T) {
 		return slot != nil
 	}
 	held := func(l *legacy) error { return l.of(os.Getpid()) }
-	orphaned := func(l *legacy) error { return l.orphans() }
+	orphaned := func(l *legacy) error { return l.orphans(ebpf.SocketFilter) }
 	if !found(held) {
 		t.Error("not found among the descriptors of its holder")
 	}
@@ -115,6 +119,9 @@ func TestLegacy(t *testing.T) {
 	if found(orphaned) {
 		t.Error("in use, and found as an orphan")
 	}
+	if found(func(l *legacy) error { return l.orphans(ebpf.SkMsg) }) {
+		t.Error("no connection can be bound to it, and found as an orphan")
+	}
 	hook, err := newDispatch(returning(0), hookSlot, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -129,5 +136,49 @@ func TestLegacy(t *testing.T) {
 	var l legacy
 	if err := l.of(1 << 22); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a process that is not there: %v", err)
+	}
+}
+
+// TestSlotRefused: a slot that the kernel will not have filled is worth a warning only
+// while a program jumps through it, because then connections may be bound to that.
+func TestSlotRefused(t *testing.T) {
+	needRoot(t)
+	spec := &ebpf.ProgramSpec{Name: "weft_test", Type: ebpf.SkMsg, AttachType: ebpf.AttachSkMsgVerdict,
+		License: "GPL", Instructions: returning(0).Instructions}
+	d, err := newDispatch(spec, socketSlot, skPass)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.slot.Close()
+	info, err := d.slot.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	var log bytes.Buffer
+	l := &Loader{inject: &injector{message: load1(t, 1)}, // not of the entry's type
+		log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	inherit := func() string {
+		log.Reset()
+		l.inherit(map[ebpf.MapID]*ebpf.Map{id: d.slot})
+		return log.String()
+	}
+	if got := inherit(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "until they are opened again") {
+		t.Errorf("its entry is there, and the log says %q", got)
+	}
+	if err := d.entry.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if got = inherit(); strings.Contains(got, "level=DEBUG") && !strings.Contains(got, "level=WARN") {
+			break
+		}
+	}
+	if !strings.Contains(got, "level=DEBUG") || strings.Contains(got, "level=WARN") {
+		t.Errorf("its entry is gone, and the log says %q", got)
+	}
+	if len(l.inject.behind) != 0 {
+		t.Error("a slot that was refused is one to empty at the end")
 	}
 }

@@ -67,17 +67,17 @@ func newInjector(coll *collection) (*injector, error) {
 const skPass = 1
 
 // inherit makes this agent see the sends of sockets that are bound to the entries of
-// agents before it.
-func (i *injector) inherit(slots []*ebpf.Map) error {
-	var errs []error
-	for _, slot := range slots {
+// agents before it, but for those of the slots that the kernel refused to fill.
+func (i *injector) inherit(slots map[ebpf.MapID]*ebpf.Map) (refused map[ebpf.MapID]error) {
+	refused = map[ebpf.MapID]error{}
+	for id, slot := range slots {
 		if err := fill(slot, i.message); err != nil {
-			errs = append(errs, err)
+			refused[id] = err
 			continue
 		}
 		i.behind = append(i.behind, slot)
 	}
-	return errors.Join(errs...)
+	return refused
 }
 
 // dispatch makes p the program behind every entry, or none if it is nil.

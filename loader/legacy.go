@@ -105,12 +105,13 @@ func progArrays(pid int) ([]int, error) {
 	return fds, nil
 }
 
-// orphans finds the slots that nobody fills any more, among all maps of the kernel:
-// its owner's end empties a slot. It needs CAP_SYS_ADMIN.
-func (l *legacy) orphans() error {
+// orphans finds the slots that nobody fills any more, behind the programs of this type
+// that are loaded: its owner's end empties a slot, and a connection that is bound to its
+// entry keeps that. It needs CAP_SYS_ADMIN.
+func (l *legacy) orphans(entries ebpf.ProgramType) error {
 	var empty legacy
 	defer empty.close() //nolint:errcheck // those that are not taken
-	if err := empty.empties(l.slots); err != nil || len(empty.slots) == 0 {
+	if err := empty.empties(entries, l.slots); err != nil || len(empty.slots) == 0 {
 		return err
 	}
 	// That of an agent which is starting is empty too, for a moment.
@@ -134,17 +135,15 @@ func isEmpty(slot *ebpf.Map) bool {
 }
 
 // empties finds the slots that are empty now, but for those that are known.
-func (l *legacy) empties(known map[ebpf.MapID]*ebpf.Map) error {
-	var id ebpf.MapID
-	for {
-		next, err := ebpf.MapGetNextID(id)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
+func (l *legacy) empties(entries ebpf.ProgramType, known map[ebpf.MapID]*ebpf.Map) error {
+	used, err := mapsBehind(entries)
+	if err != nil {
+		return err
+	}
+	for id := range used {
+		if known[id] != nil {
+			continue
 		}
-		if err != nil {
-			return fmt.Errorf("list maps: %w", err)
-		}
-		id = next
 		slot, err := ebpf.NewMapFromID(id)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // gone meanwhile
@@ -152,7 +151,7 @@ func (l *legacy) empties(known map[ebpf.MapID]*ebpf.Map) error {
 		if err != nil {
 			return fmt.Errorf("open map %d: %w", id, err)
 		}
-		if known[id] != nil || slot.Type() != ebpf.ProgramArray || !isEmpty(slot) {
+		if slot.Type() != ebpf.ProgramArray || !isEmpty(slot) {
 			slot.Close() //nolint:errcheck // not ours
 			continue
 		}
@@ -160,6 +159,47 @@ func (l *legacy) empties(known map[ebpf.MapID]*ebpf.Map) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// mapsBehind are the maps that loaded programs of this type use. It needs CAP_SYS_ADMIN.
+// Not all maps are opened to see what they are: that would leak some (docs/soak.md).
+func mapsBehind(entries ebpf.ProgramType) (map[ebpf.MapID]bool, error) {
+	used := map[ebpf.MapID]bool{}
+	var id ebpf.ProgramID
+	for {
+		next, err := ebpf.ProgramGetNextID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			return used, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list programs: %w", err)
+		}
+		id = next
+		if err := mapsOfProgram(id, entries, used); err != nil && !errors.Is(err, os.ErrNotExist) { // gone meanwhile
+			return nil, fmt.Errorf("look at program %d: %w", id, err)
+		}
+	}
+}
+
+func mapsOfProgram(id ebpf.ProgramID, entries ebpf.ProgramType, used map[ebpf.MapID]bool) error {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return err
+	}
+	defer p.Close() //nolint:errcheck // read only
+	if p.Type() != entries {
+		return nil
+	}
+	info, err := p.Info()
+	if err != nil {
+		return err
+	}
+	maps, _ := info.MapIDs()
+	for _, m := range maps {
+		used[m] = true
+	}
+	return nil
 }
 
 func (l *legacy) close() error {

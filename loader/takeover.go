@@ -38,9 +38,25 @@ func (l *Loader) takeOver() error {
 	return nil
 }
 
+// inherit fills the slots. The kernel refuses one that another kind of program jumps
+// through (bpf_prog_map_compatible): compiled where this one is interpreted, or the
+// reverse. That matters while a connection is bound to it.
 func (l *Loader) inherit(slots map[ebpf.MapID]*ebpf.Map) {
-	if err := l.inject.inherit(slices.Collect(maps.Values(slots))); err != nil {
-		l.log.Warn("connections of an earlier agent carry no context until they are opened again", "err", err)
+	refused := l.inject.inherit(slots)
+	if len(refused) == 0 {
+		return
+	}
+	used, err := mapsBehind(ebpf.SkMsg)
+	var errs []error
+	for id, why := range refused {
+		if err == nil && !used[id] {
+			l.log.Debug("a slot of an earlier agent is left alone: no connection is bound to it", "map", id, "err", why)
+			continue
+		}
+		errs = append(errs, why)
+	}
+	if len(errs) > 0 {
+		l.log.Warn("connections of an earlier agent carry no context until they are opened again", "err", errors.Join(errs...))
 	}
 }
 
@@ -50,7 +66,7 @@ func (l *Loader) takeOrphans() {
 		return
 	}
 	known := maps.Clone(l.legacy.slots)
-	if err := l.legacy.orphans(); err != nil {
+	if err := l.legacy.orphans(ebpf.SkMsg); err != nil {
 		l.log.Debug("connections that an earlier agent left behind are not looked for", "err", err)
 	}
 	found := maps.Clone(l.legacy.slots)

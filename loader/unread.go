@@ -78,7 +78,7 @@ func (u *unread) look(r *WeftWeftUnread) []byte {
 	if err != nil {
 		return nil // it has ended, or may not be looked at
 	}
-	defer m.Close()
+	defer m.Close() //nolint:errcheck // read only
 	switch r.Kind {
 	case uint8(WeftWeftUnreadKindWEFT_UNREAD_ERROR):
 		if len(u.ends) >= unreadEnds {
