@@ -122,8 +122,9 @@ type process struct {
 }
 
 type exit struct {
-	key processKey
-	at  time.Time
+	key   processKey
+	at    time.Time
+	ended bool // by endExited
 }
 
 type counters struct {
@@ -308,6 +309,7 @@ func (c *Correlator) Tick(now time.Time) {
 	}
 	c.now = now
 	c.settle()
+	c.endExited(now)
 	for x := c.queue.Oldest(); x != nil && now.Sub(x.at) > c.opts.MaxAge; x = c.queue.Oldest() {
 		c.drop(x)
 		c.count.maxAge.Inc()

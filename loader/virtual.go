@@ -82,7 +82,8 @@ func (v *virtuals) ended(key uint64) bool {
 	return true
 }
 
-// free is what weft_go_conn_end does in the kernel, but for the records.
+// free is what weft_go_conn_end does in the kernel, but for the records: the correlator
+// ends what was under way when it is told that the process has ended.
 func (v *virtuals) free(key uint64, c *WeftConn) error {
 	for i := c.First; i != c.Last && c.Last-i <= uint8(len(c.Pending)); i++ {
 		v.endExchange(c.Pending[int(i)%len(c.Pending)].SpanId)
