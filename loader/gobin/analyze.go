@@ -61,6 +61,7 @@ func analyze(f *os.File, r io.ReaderAt, path string) (*Binary, error) {
 	missing := i.readSites(b)
 	i.readLayout(b)
 	b.degrade(missing)
+	b.onlyAtSites()
 	return b, nil
 }
 

@@ -237,3 +237,35 @@ func TestGoidgen(t *testing.T) {
 		}
 	}
 }
+
+// TestWritesAtSites: a program into which nothing can be written, because the site is
+// not there, is left to its sockets, whatever is known of its fields.
+func TestWritesAtSites(t *testing.T) {
+	const writes = FlagWrites | FlagWritesH2 | FlagWritesXNet | FlagWritesGRPC | FlagWrote
+	b := analysed(t, build(t, "thread", nil))
+	if b.has(SiteWrite) || b.Layout.Flags&FlagGoroutines == 0 {
+		t.Fatalf("sites %v, flags %#x", b.Probes, b.Layout.Flags)
+	}
+	if b.Layout.Flags&writes != 0 {
+		t.Errorf("no HTTP at all: flags %#x", b.Layout.Flags)
+	}
+	for _, c := range []struct {
+		sites []Site
+		want  uint32
+	}{
+		{[]Site{SiteWrite}, FlagWrites},
+		{[]Site{SiteH2Write}, FlagWritesH2},
+		{[]Site{SiteH2Write.In(field.XNet)}, FlagWritesXNet},
+		{[]Site{SiteGRPCWrite}, FlagWritesGRPC},
+		{[]Site{SiteGRPCWrite, SiteGRPCWrote}, FlagWritesGRPC | FlagWrote},
+		{[]Site{SiteWrite, SiteH2Write, SiteH2Write.In(field.XNet), SiteGRPCWrite, SiteGRPCWrote}, writes},
+	} {
+		b := Binary{Layout: Layout{Flags: writes | FlagGoroutines}}
+		for _, s := range c.sites {
+			b.Probes = append(b.Probes, Probe{Site: s})
+		}
+		if b.onlyAtSites(); b.Layout.Flags != c.want|FlagGoroutines {
+			t.Errorf("%v: flags %#x, want %#x", c.sites, b.Layout.Flags, c.want|FlagGoroutines)
+		}
+	}
+}

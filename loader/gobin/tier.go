@@ -74,6 +74,21 @@ func (b *Binary) degrade(missing map[Site]error) {
 	}
 }
 
+// onlyAtSites leaves writing to the sockets where the site that would do it is not there.
+func (b *Binary) onlyAtSites() {
+	for _, w := range []struct {
+		flag uint32
+		site Site
+	}{
+		{FlagWrites, SiteWrite}, {FlagWritesH2, SiteH2Write}, {FlagWritesXNet, SiteH2Write.In(field.XNet)},
+		{FlagWritesGRPC, SiteGRPCWrite}, {FlagWrote, SiteGRPCWrote},
+	} {
+		if !b.has(w.site) {
+			b.Layout.Flags &^= w.flag
+		}
+	}
+}
+
 // absentError says that a function is not there at all.
 type absentError struct{ function string }
 
