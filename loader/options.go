@@ -97,7 +97,7 @@ const (
 )
 
 // The agent renews the deadline every livenessRenew; an injecting program stops
-// livenessSpan after the last renewal. Below a second, as design.md promises,
+// livenessSpan after the last renewal. Below a second, as the README promises,
 // and wide enough for an agent that waits for its turn on a loaded host.
 const (
 	livenessRenew = 150 * time.Millisecond
