@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/test/e2e/otlpsink"
 	"weft/test/e2e/truth"
 )
 
@@ -63,22 +64,7 @@ func TestGoStreamEnds(t *testing.T) {
 	for _, arm := range []string{"h2c", "h2", "h2c-paged-out"} {
 		t.Run(arm, func(t *testing.T) {
 			protocol, pagedOut := strings.CutSuffix(arm, "-paged-out")
-			g, sink := newGroup(t), startSink(t)
-			control := filepath.Join(t.TempDir(), "control")
-			p := g.start("goends", launch{argv: []string{goProgram(t, "./test/apps/goends"), "-protocol", protocol, "-control", control}}, nil)
-			p.until(func() error {
-				_, err := os.Stat(control)
-				return err
-			})
-			a := startAgent(t, g, sink, agentOptions{})
-			// The programs for HTTP/2 are loaded when the first process needs them.
-			for i := 0; len(sink.Take()) == 0; i++ {
-				if i == 30 {
-					t.Fatal("not followed from within")
-				}
-				goEndsCall(t, control, "ok")
-				sink.Wait(2, patience(t, time.Second))
-			}
+			p, a, sink, control := startGoEnds(t, protocol)
 			for _, c := range goEnds {
 				t.Run(c.name, func(t *testing.T) {
 					if pagedOut {
@@ -97,6 +83,63 @@ func TestGoStreamEnds(t *testing.T) {
 			a.stop()
 		})
 	}
+}
+
+// startGoEnds starts test/apps/goends, and weft, until it follows the program from within.
+func startGoEnds(t *testing.T, protocol string) (p *program, a *agent, sink *otlpsink.Sink, control string) {
+	t.Helper()
+	g, sink := newGroup(t), startSink(t)
+	control = filepath.Join(t.TempDir(), "control")
+	p = g.start("goends", launch{argv: []string{goProgram(t, "./test/apps/goends"), "-protocol", protocol, "-control", control}}, nil)
+	p.until(func() error {
+		_, err := os.Stat(control)
+		return err
+	})
+	a = startAgent(t, g, sink, agentOptions{})
+	// The programs for HTTP/2 are loaded when the first process needs them.
+	for i := 0; len(sink.Take()) == 0; i++ {
+		if i == 30 {
+			t.Fatal("not followed from within")
+		}
+		goEndsCall(t, control, "ok")
+		sink.Wait(2, patience(t, time.Second))
+	}
+	return p, a, sink, control
+}
+
+// TestGoKilled: of a request over HTTP/2 on whose both ends is a program that is killed
+// both spans come, as of a connection that was closed, and nothing counts as lost.
+func TestGoKilled(t *testing.T) {
+	p, a, sink, control := startGoEnds(t, "h2c")
+	c, err := net.Dial("unix", control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintln(c, "hang"); err != nil {
+		t.Fatal(err)
+	}
+	a.until(func() error {
+		if n := a.metrics()["weft_open_exchanges"]; n != 2 {
+			return fmt.Errorf("%v exchanges are open, want 2", n)
+		}
+		return nil
+	})
+	p.kill()
+	sink.Wait(2, patience(t, 15*time.Second))
+	spans := sink.Take()
+	if len(spans) != 2 || spans[0].Kind == spans[1].Kind {
+		t.Fatalf("%d spans, want a server's and a client's: %+v", len(spans), spans)
+	}
+	for _, s := range spans {
+		if got := s.Attr("error.type"); got != "connection_closed" || s.Attr("http.response.status_code") != "" {
+			t.Errorf("%s: error %q, %+v", s.Kind, got, s)
+		}
+	}
+	if lost := a.losses(); len(lost) > 0 {
+		t.Errorf("lost: %v", lost)
+	}
+	a.stop()
 }
 
 func goEndsCall(t *testing.T, control, name string) string {

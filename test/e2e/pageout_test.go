@@ -33,7 +33,7 @@ func pageOut(pid int) error {
 	if err != nil {
 		return fmt.Errorf("open pidfd: %w", err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing is written through it
+	defer unix.Close(fd)
 	out := false
 	for _, m := range maps {
 		if m.Pathname != exe || !m.Perms.Read || m.Perms.Write || m.Perms.Execute {

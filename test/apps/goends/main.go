@@ -118,7 +118,7 @@ func handle(w http.ResponseWriter, r *http.Request) {
 	switch r.PathValue("case") {
 	case "early":
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
-	case "cancel", "deadline", "timeout":
+	case "cancel", "deadline", "timeout", "hang":
 		<-r.Context().Done()
 	case "panic":
 		panic(http.ErrAbortHandler)
