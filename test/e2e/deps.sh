@@ -7,8 +7,8 @@
 #   $WEFT_E2E_DEPS/python-otel   the OpenTelemetry SDK, for PYTHONPATH beside the former
 #   $WEFT_E2E_DEPS/node_modules  for NODE_PATH
 #   $WEFT_E2E_DEPS/java          for java -cp (absent with WITHOUT=java)
-#   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, demo, and variants of gomatrix
-#                                and gogrpc: for machines without Go
+#   $WEFT_E2E_DEPS/bin           static gosvc, rawhttp, goends, demo, and variants of
+#                                gomatrix and gogrpc: for machines without Go
 # What other toolchains built is kept beside it, in weft-variants.
 #
 # WEFT_E2E_WITHOUT=java,nginx leaves programs out, as in the tests.
@@ -99,7 +99,7 @@ fi
 
 mkdir -p "$deps/bin"
 cd "$root"
-for p in test/apps/gosvc test/apps/rawhttp demo; do
+for p in test/apps/gosvc test/apps/rawhttp test/apps/goends demo; do
 	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$deps/bin/" "./$p" || die "go build ./$p failed"
 done
 go run ./test/e2e/variant/prebuild "$apps" "${XDG_CACHE_HOME:-$HOME/.cache}/weft-variants" "$deps/bin" || die "building the Go variants failed"
