@@ -298,7 +298,7 @@ func decided(s *event.Span) string {
 	case event.ParentGoroutine:
 		why = "parent: by goroutine, the one that serves it"
 	case event.ParentCreator:
-		why = "parent: by creator, the goroutine that started this one"
+		why = "parent: by creator, a goroutine that this one descends from"
 	default:
 		why = "parent: decided by an unknown rule"
 	}
