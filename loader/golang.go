@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -36,6 +38,7 @@ type golang struct {
 	tasks   []func()
 	closed  bool
 	done    []goAttached
+	taken   []goAttached      // what take returned last: the kernel may not be told yet
 	pending map[uint32]uint64 // processes that wait to be attached, by their number
 	serial  uint64
 	refused map[goWave]bool
@@ -230,29 +233,34 @@ func (g *golang) settle(pid uint32, serial uint64) {
 // writes says whether the memory of programs may be written.
 func (g *golang) writes() bool { return g.memory == nil }
 
-// unready says which process is not attached yet, "" if none is.
+// unready says which process is not attached yet, or not known to the kernel as one that
+// is; "" if none is.
 func (g *golang) unready() string {
 	if g == nil {
 		return ""
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for pid := range g.pending {
-		return fmt.Sprintf("attaching to Go programs, such as process %d", pid)
+	pids := slices.Collect(maps.Keys(g.pending))
+	for _, a := range slices.Concat(g.taken, g.done) {
+		pids = append(pids, a.pid)
 	}
-	return ""
+	if len(pids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("attaching to Go programs, such as process %d", pids[0])
 }
 
-// take are the processes attached since it was last called.
+// take are the processes attached since it was last called. The kernel is told of them
+// before it is called again.
 func (g *golang) take() []goAttached {
 	if g == nil {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	done := g.done
-	g.done = nil
-	return done
+	g.taken, g.done = g.done, nil
+	return g.taken
 }
 
 // attach is follow, in the worker. Then the process is attached, or not to be.
