@@ -410,16 +410,18 @@ type GolangWeftEgress struct {
 }
 
 type GolangWeftGoLayout struct {
-	_         structs.HostLayout
-	Goidgen   uint64
-	Allp      uint64
-	Allgs     uint64
-	Image     uint64
-	ImageSize uint64
-	Guarded   uint64
-	TlsG      int32
-	Flags     uint32
-	Offset    [160]uint16
+	_           structs.HostLayout
+	Goidgen     uint64
+	Allp        uint64
+	Allgs       uint64
+	Image       uint64
+	ImageSize   uint64
+	Guarded     uint64
+	Metadata    [2]uint64
+	Traceparent [2]uint64
+	TlsG        int32
+	Flags       uint32
+	Offset      [160]uint16
 }
 
 type GolangWeftKeys struct {

@@ -49,6 +49,10 @@ func (u *unread) settle(raw []byte) []byte {
 		return raw
 	}
 	switch head.Type {
+	case uint16(WeftWeftEventTypeWEFT_EVENT_REQUEST):
+		if r, err := view[WeftWeftRequest](raw); err == nil {
+			u.target(r)
+		}
 	case uint16(WeftWeftEventTypeWEFT_EVENT_RESPONSE):
 		r, err := view[WeftWeftResponse](raw)
 		if err != nil || event.End(r.End) != event.EndUnread {
@@ -66,6 +70,28 @@ func (u *unread) settle(raw []byte) []byte {
 		return u.look(r)
 	}
 	return raw
+}
+
+// target reads the target of a request where the program could not: it is where its
+// first bytes say.
+func (u *unread) target(r *WeftWeftRequest) {
+	if r.Http&uint8(WeftWeftHttpWEFT_HTTP_UNREAD) == 0 {
+		return
+	}
+	r.Http &^= uint8(WeftWeftHttpWEFT_HTTP_UNREAD)
+	at := binary.NativeEndian.Uint64(r.Target[:])
+	if r.TargetLen != 0 || !u.follows(r.Tgid, r.ProcessStartNs) {
+		return
+	}
+	m, err := u.open(r.Tgid)
+	if err != nil {
+		return
+	}
+	defer m.Close() //nolint:errcheck // read only
+	n := min(int(r.TargetTotal), len(r.Target))
+	if _, err := m.ReadAt(r.Target[:n], int64(at)); err == nil {
+		r.TargetLen = uint16(n)
+	}
 }
 
 // look reads what a record is about, and returns the record that the program would

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"runtime"
@@ -150,6 +151,37 @@ func TestUnreadRoute(t *testing.T) {
 	r.Kind = uint8(WeftWeftUnreadKindWEFT_UNREAD_TEXT)
 	if rest := u.settle(wholeOf(r)); rest != nil {
 		t.Errorf("a text that nobody waits for: % x", rest)
+	}
+}
+
+// TestUnreadTarget reads the target of a request where its record says it is.
+func TestUnreadTarget(t *testing.T) {
+	e := newGoErrors(t)
+	const method = "/weft.test.Matrix/Unary"
+	words := e.text(method)
+	for name, c := range map[string]struct {
+		at    uint64
+		start uint64
+		http  uint8
+		want  string
+	}{
+		"read":             {words[0], 7, 16 | 8 | 2, method},
+		"nothing is there": {8, 7, 16 | 8 | 2, ""},
+		"another process":  {words[0], 8, 16 | 8 | 2, ""},
+		"known":            {words[0], 7, 8 | 2, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := WeftWeftRequest{Tgid: uint32(os.Getpid()), ProcessStartNs: c.start, Http: c.http, TargetTotal: uint16(words[1])}
+			binary.NativeEndian.PutUint64(r.Target[:], c.at)
+			r.Head = headOf(WeftWeftEventTypeWEFT_EVENT_REQUEST, unsafe.Sizeof(r))
+			got, err := Decode(newOwnUnread().settle(wholeOf(&r)), Clock{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if q := got.(event.Request); q.Target != c.want || q.TargetTotal != len(method) || q.Protocol != 8|2 {
+				t.Errorf("%q of %d bytes, protocol %d; want %q", q.Target, q.TargetTotal, q.Protocol, c.want)
+			}
+		})
 	}
 }
 

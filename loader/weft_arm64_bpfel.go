@@ -571,16 +571,18 @@ type WeftWeftGo struct {
 }
 
 type WeftWeftGoLayout struct {
-	_         structs.HostLayout
-	Goidgen   uint64
-	Allp      uint64
-	Allgs     uint64
-	Image     uint64
-	ImageSize uint64
-	Guarded   uint64
-	TlsG      int32
-	Flags     uint32
-	Offset    [160]uint16
+	_           structs.HostLayout
+	Goidgen     uint64
+	Allp        uint64
+	Allgs       uint64
+	Image       uint64
+	ImageSize   uint64
+	Guarded     uint64
+	Metadata    [2]uint64
+	Traceparent [2]uint64
+	TlsG        int32
+	Flags       uint32
+	Offset      [160]uint16
 }
 
 type WeftWeftGoSite uint32
@@ -656,10 +658,11 @@ const (
 type WeftWeftHttp uint32
 
 const (
-	WeftWeftHttpWEFT_HTTP_MINOR WeftWeftHttp = 1
-	WeftWeftHttpWEFT_HTTP_2     WeftWeftHttp = 2
-	WeftWeftHttpWEFT_HTTP_TLS   WeftWeftHttp = 4
-	WeftWeftHttpWEFT_HTTP_GRPC  WeftWeftHttp = 8
+	WeftWeftHttpWEFT_HTTP_MINOR  WeftWeftHttp = 1
+	WeftWeftHttpWEFT_HTTP_2      WeftWeftHttp = 2
+	WeftWeftHttpWEFT_HTTP_TLS    WeftWeftHttp = 4
+	WeftWeftHttpWEFT_HTTP_GRPC   WeftWeftHttp = 8
+	WeftWeftHttpWEFT_HTTP_UNREAD WeftWeftHttp = 16
 )
 
 type WeftWeftKeys struct {

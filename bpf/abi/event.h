@@ -77,6 +77,8 @@ enum weft_http {
 	WEFT_HTTP_2 = 2,
 	WEFT_HTTP_TLS = 4,   /* inside TLS */
 	WEFT_HTTP_GRPC = 8,  /* a gRPC call: its method is the request target */
+	WEFT_HTTP_UNREAD =
+		16,	     /* of target, which was not read, the first 8 bytes are where it is */
 };
 
 enum weft_process_op {

@@ -175,6 +175,14 @@ struct weft_go_layout {
 	 * count. Taken on x86: CF or ZF of the flags; on arm64: C clear or Z set.
 	 */
 	__u64 guarded;
+	/*
+	 * Addresses of constants, before the load bias, which the programs learn when
+	 * they can read them, to know them when they cannot; 0: none seen. Types of the
+	 * context key and value that held a request's metadata.MD; the program's own
+	 * name "traceparent", and "Traceparent".
+	 */
+	__u64 metadata[2];
+	__u64 traceparent[2];
 	__s32 tls_g; /* of the thread pointer: where g is kept */
 	__u32 flags; /* enum weft_go_flag */
 	__u16 offset[WEFT_GO_FIELDS];
@@ -258,4 +266,4 @@ _Static_assert(WEFT_GO_HPACK_VALUE < WEFT_GO_GRPC_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_GRPC_BUFWRITER_HANDLE < WEFT_GO_MAP_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_HMAP_OLDBUCKETS < WEFT_GO_ROUTER_FIRST, "fields overlap");
 _Static_assert(WEFT_GO_MUX_TEMPLATE < WEFT_GO_FIELDS, "too many fields");
-_Static_assert(sizeof(struct weft_go_layout) == 56 + 2 * WEFT_GO_FIELDS, "layout");
+_Static_assert(sizeof(struct weft_go_layout) == 88 + 2 * WEFT_GO_FIELDS, "layout");

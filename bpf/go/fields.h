@@ -90,6 +90,17 @@ WEFT_INLINE void go_name(struct http1_parser *p, u64 at, u32 len)
 	}
 }
 
+/* A string is the target. One that cannot be read is left to user space. */
+WEFT_INLINE void go_target(struct conn *c, struct http1_head *h, u64 at, u64 len)
+{
+	h->target_len = go_copy(h->target, WEFT_TARGET_MAX, at, len);
+	h->target_total = len < 0xffff ? len : 0xffff;
+	if (len && !h->target_len) {
+		weft_store64(h->target, at);
+		c->http |= WEFT_HTTP_UNREAD;
+	}
+}
+
 /* Fields whose value is kept whole, or whose value alone tells: those HTTP/2 has in
  * place of a first line, content-type, and traceparent. True if it was one. */
 WEFT_INLINE bool go_short_field(struct conn *c, struct http1_parser *p, struct http1_head *h,
@@ -98,8 +109,7 @@ WEFT_INLINE bool go_short_field(struct conn *c, struct http1_parser *p, struct h
 	u64 a = weft_load64(p->name), b = weft_load64(p->name + 8);
 
 	if (a == WEFT_WORD(':', 'p', 'a', 't', 'h', 0, 0, 0) && !b) {
-		h->target_len = go_copy(h->target, WEFT_TARGET_MAX, at, len);
-		h->target_total = len < 0xffff ? len : 0xffff;
+		go_target(c, h, at, len);
 		return true;
 	}
 	if (a == WEFT_WORD(':', 'm', 'e', 't', 'h', 'o', 'd', 0)) {
@@ -164,35 +174,88 @@ WEFT_INLINE void go_long_field(struct conn *c, struct http1_parser *p, struct ht
 	 HTTP1_NAME_BIT('h', 4) | HTTP1_NAME_BIT('c', 12) | HTTP1_NAME_BIT('t', 11) | \
 	 HTTP1_NAME_BIT('t', 10) | HTTP1_NAME_BIT('b', 7))
 
-/* May the name of this length at user address `at` be one with a meaning? */
-WEFT_INLINE bool go_name_counts(const struct conn *c, u64 at, u64 len)
+#define GO_TRACEPARENT_LEN 11
+#define GO_PATH_LEN 5
+
+/*
+ * May the name of this length at user address `at` be one with a meaning? -1: it cannot
+ * be read, as a constant whose page is not there.
+ */
+WEFT_INLINE int go_name_counts(const struct conn *c, u64 at, u64 len)
 {
 	u64 names = GO_NAMES | (c->role == WEFT_ROLE_SERVER ? edge_names : 0);
 	u8 first = 0;
 
-	if (!len || len > HTTP1_NAME_LONGEST || bpf_probe_read_user(&first, 1, (void *)at))
-		return false;
+	if (!len || len > HTTP1_NAME_LONGEST)
+		return 0;
+	if (bpf_probe_read_user(&first, 1, (void *)at))
+		return -1;
 	if (first - (u32)'A' < 26)
 		first |= 0x20;
 	return names >> ((first + 5 * len) & 63) & 1;
 }
 
+/*
+ * A name as long as traceparent: notes where it is, if that is what was read. If it
+ * could not be read, it is what was noted there, or else not known: false.
+ */
+WEFT_INLINE bool go_knows_traceparent(struct http1_parser *p, u64 at)
+{
+	struct weft_target *t = target_of(bpf_get_current_pid_tgid() >> 32);
+	struct weft_go_layout *l = go_layout_of(t);
+	bool known;
+
+	if (!t || !l)
+		return false;
+	at -= t->go_bias;
+	known = at && (at == l->traceparent[0] || at == l->traceparent[1]);
+	if (p->name_len) {
+		if (!known && at - l->image < l->image_size &&
+		    weft_load64(p->name) == WEFT_WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r') &&
+		    weft_load64(p->name + 8) == WEFT_WORD('e', 'n', 't', 0, 0, 0, 0, 0)) {
+			l->traceparent[1] = l->traceparent[0];
+			l->traceparent[0] = at;
+		}
+		return true;
+	}
+	if (!known)
+		return false;
+	__builtin_memset(p->name, 0, sizeof(p->name));
+	weft_store64(p->name, WEFT_WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'));
+	weft_store64(p->name + 8, WEFT_WORD('e', 'n', 't', 0, 0, 0, 0, 0));
+	p->name_len = GO_TRACEPARENT_LEN;
+	return true;
+}
+
 /* One field of the request of a virtual connection; lens: of its name, then, from bit
- * 32 on, of its value. */
+ * 32 on, of its value. Returns 0, or 1 if it may be a traceparent that is not known. */
 __attribute__((noinline)) int weft_go_field(u64 key, u64 name, u64 value, u64 lens)
 {
 	u32 name_len = lens, value_len = lens >> 32;
 	struct conn *c = conn_of(key);
 	struct http1_parser *p;
 	struct http1_head *h;
+	int counts;
 
 	if (!c)
 		return 0;
 	p = &c->dir[go_dir(c) & 1].parser;
 	h = &c->head[REQUEST];
-	if (!go_name_counts(c, name, name_len))
+	counts = go_name_counts(c, name, name_len);
+	if (!counts)
 		return 0;
-	go_name(p, name, name_len);
+	p->name_len = 0;
+	if (counts > 0)
+		go_name(p, name, name_len);
+	if (!p->name_len) {
+		/* Those of HTTP/2 itself come first. */
+		if (name_len == GO_PATH_LEN && !h->target_total)
+			go_target(c, h, value, value_len);
+		if (name_len != GO_TRACEPARENT_LEN)
+			return 0;
+	}
+	if (name_len == GO_TRACEPARENT_LEN && !go_knows_traceparent(p, name))
+		return 1;
 	if (go_short_field(c, p, h, value, value_len))
 		return 0;
 	go_long_field(c, p, h, key);
@@ -204,11 +267,13 @@ __attribute__((noinline)) int weft_go_field(u64 key, u64 name, u64 value, u64 le
 /* sizeof(hpack.HeaderField): two strings, and a bool. */
 #define GO_HPACK_SIZE 40
 
-/* The first n fields of the []hpack.HeaderField at `at`. Returns 0 if those are all. */
+/* The first n fields of the []hpack.HeaderField at `at`. Returns 0 if those are all,
+ * and could be read. */
 __attribute__((noinline)) int weft_go_fields(u64 key, u64 at, u64 n)
 {
 	struct weft_go_layout *l = go_layout();
 	u64 name, value;
+	u32 lost = 0;
 
 	if (!l || !at)
 		return 1;
@@ -220,11 +285,11 @@ __attribute__((noinline)) int weft_go_fields(u64 key, u64 at, u64 n)
 		struct go_string s[2] = {};
 
 		if (i >= n)
-			return 0;
+			return lost;
 		if (bpf_probe_read_user(&s[0], sizeof(s[0]), (void *)(name + i * GO_HPACK_SIZE)) ||
 		    bpf_probe_read_user(&s[1], sizeof(s[1]), (void *)(value + i * GO_HPACK_SIZE)))
 			return 1;
-		weft_go_field(key, s[0].at, s[1].at, (u32)s[0].len | s[1].len << 32);
+		lost |= weft_go_field(key, s[0].at, s[1].at, (u32)s[0].len | s[1].len << 32) & 1;
 	}
-	return n > GO_FIELDS_MAX;
+	return lost | (n > GO_FIELDS_MAX);
 }

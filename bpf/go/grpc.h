@@ -58,12 +58,13 @@ WEFT_INLINE void grpc_status(struct conn *c, u8 rpc)
  */
 __attribute__((noinline)) u64 weft_grpc_metadata(u64 data)
 {
-	struct weft_go_layout *l = go_layout();
+	struct weft_target *t = target_of(bpf_get_current_pid_tgid() >> 32);
+	struct weft_go_layout *l = go_layout_of(t);
 
-	if (!l)
+	if (!t || !l)
 		return 0;
 	for (int i = 0; i < GRPC_CONTEXTS; i++) {
-		u64 key[2] = {}, val[2] = {}, size, kind;
+		u64 key[2] = {}, val[2] = {}, size, kind, bytes;
 
 		if (!data)
 			return 0;
@@ -71,11 +72,19 @@ __attribute__((noinline)) u64 weft_grpc_metadata(u64 data)
 				    (void *)go_field(l, data, WEFT_GO_CONTEXT_KEY));
 		bpf_probe_read_user(val, sizeof(val),
 				    (void *)go_field(l, data, WEFT_GO_CONTEXT_VAL));
+		/* Types are constants, whose pages need not be there. */
+		if (key[0] && val[1] && key[0] - t->go_bias == l->metadata[0] &&
+		    val[0] - t->go_bias == l->metadata[1])
+			return val[1];
 		size = go_field(l, key[0], WEFT_GO_TYPE_SIZE);
 		kind = go_field(l, val[0], WEFT_GO_TYPE_KIND);
-		if (size && kind && val[1] && !user_u64(size) &&
-		    (user_u32(kind) & GO_KIND_MASK) == GO_KIND_MAP)
+		if (size && kind && val[1] &&
+		    !bpf_probe_read_user(&bytes, sizeof(bytes), (void *)size) && !bytes &&
+		    (user_u32(kind) & GO_KIND_MASK) == GO_KIND_MAP) {
+			l->metadata[0] = key[0] - t->go_bias;
+			l->metadata[1] = val[0] - t->go_bias;
 			return val[1];
+		}
 		data = user_u64(data + 8);
 	}
 	return 0;
@@ -142,8 +151,7 @@ __attribute__((noinline)) int weft_grpc_handler(u64 transport, u64 stream, u64 g
 	h->method_len = 4;
 	bpf_probe_read_user(&method, sizeof(method),
 			    (void *)go_field(l, stream, WEFT_GO_GRPC_STREAM_METHOD));
-	h->target_len = go_copy(h->target, WEFT_TARGET_MAX, method.at, method.len);
-	h->target_total = method.len < 0xffff ? method.len : 0xffff;
+	go_target(c, h, method.at, method.len);
 	c->goid = goid_of(l, g);
 	weft_go_request(key, DIR_RX);
 	weft_go_settle(key, DIR_RX, WEFT_PROPAGATION_NONE);

@@ -46,10 +46,12 @@ __attribute__((noinline)) int weft_go_header_entry(u64 key, u64 name_at, u64 val
 	struct go_string name = {}, values = {};
 	struct conn *c = conn_of(key);
 	struct direction *d;
+	int counts;
 
 	if (!c || bpf_probe_read_user(&name, sizeof(name), (void *)name_at))
 		return 1;
-	if (!go_name_counts(c, name.at, name.len))
+	counts = go_name_counts(c, name.at, name.len);
+	if (!counts || (counts < 0 && name.len != GO_TRACEPARENT_LEN))
 		return 0;
 	if (bpf_probe_read_user(&values, sizeof(values), (void *)values_at))
 		return 1;
@@ -76,11 +78,12 @@ __attribute__((noinline)) int weft_go_header_entry(u64 key, u64 name_at, u64 val
 	return values.len > GO_VALUES_MAX;
 }
 
-/* Reads what was noted. */
+/* Reads what was noted. Returns 0 if it could. */
 __attribute__((noinline)) int weft_go_noted(u64 key)
 {
 	struct conn *c = conn_of(key);
 	struct direction *d;
+	u32 lost = 0;
 
 	if (!c)
 		return 0;
@@ -91,10 +94,10 @@ __attribute__((noinline)) int weft_go_noted(u64 key)
 		if (i >= d->held)
 			break;
 		note = ((struct go_note *)d->window)[i];
-		weft_go_field(key, note.name, note.value, note.lens);
+		lost |= weft_go_field(key, note.name, note.value, note.lens) & 1;
 	}
 	d->held = 0;
-	return 0;
+	return lost;
 }
 
 /* The group or bucket at `at`; used: bit 8 * i + 7 is set if entry i is. */
@@ -169,8 +172,8 @@ __attribute__((noinline)) int weft_go_header_buckets(u64 key, u64 buckets, u64 n
 
 /*
  * Notes what may mean something in the net/http.Header whose map is at `map`; then
- * weft_go_noted. Returns 0 if it was walked whole; else what the program sends is not
- * known, and nothing may be added to it.
+ * weft_go_noted. Both return 0 if it was walked whole; else what the program sends is
+ * not known, and nothing may be added to it.
  */
 __attribute__((noinline)) int weft_go_header(u64 key, u64 map)
 {

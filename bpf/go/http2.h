@@ -229,7 +229,8 @@ __attribute__((noinline)) int weft_h2_request(u64 cs, u64 request, u64 goid, u32
 	if (l->offset[WEFT_GO_REQUEST_HEADER] == WEFT_GO_UNKNOWN ||
 	    weft_go_header(key, go_word(l, request, WEFT_GO_REQUEST_HEADER)))
 		may = 0;
-	weft_go_noted(key);
+	if (weft_go_noted(key))
+		may = 0;
 	return weft_stream_request(key, virtual_key(tgid, goid, GO_WRITING), id, may);
 }
 

@@ -337,7 +337,8 @@ __attribute__((noinline)) int weft_emit_request(u64 sk, u32 dir, u32 propagation
 	if (!c || !c->out.sampled)
 		return 0;
 	h = &c->head[REQUEST];
-	if (h->target_len <= WEFT_TARGET_BRIEF && h->host_len <= WEFT_HOST_BRIEF) {
+	if (h->target_len <= WEFT_TARGET_BRIEF && h->host_len <= WEFT_HOST_BRIEF &&
+	    !(c->http & WEFT_HTTP_UNREAD)) {
 		b = event_reserve(sizeof(*b));
 		if (!b)
 			return 0;
