@@ -104,7 +104,7 @@ func startGRPCRig(t *testing.T, h *goHost, bin string, v goVersion, o grpcOption
 	start := func(role, next string) (*program, string, string) {
 		addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 		control := filepath.Join(t.TempDir(), "control")
-		argv := append([]string{bin, "-role", role, "-listen", addr, "-next", next, "-control", control}, flags...)
+		argv := append([]string{h.executable(t, bin), "-role", role, "-listen", addr, "-next", next, "-control", control}, flags...)
 		p := r.g.start(role, launch{argv: argv}, nil)
 		p.listens(addr)
 		return p, addr, control

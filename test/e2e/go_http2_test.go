@@ -68,8 +68,12 @@ func TestGoStreamEnds(t *testing.T) {
 			for _, c := range goEnds {
 				t.Run(c.name, func(t *testing.T) {
 					if pagedOut {
-						if err := pageOut(p.cmd.Process.Pid); err != nil {
+						went, err := pageOut(p.cmd.Process.Pid)
+						if err != nil {
 							t.Fatal(err)
+						}
+						if went == 0 {
+							t.Fatal("its constants stayed in memory")
 						}
 					}
 					said := goEndsCall(t, control, c.name)

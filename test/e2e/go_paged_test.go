@@ -12,6 +12,7 @@ import (
 // while they work: whose child a call is must not depend on them.
 func TestGoPagedOut(t *testing.T) {
 	h := newGoHost(t)
+	h.apart = true // pages that two processes have mapped stay
 	bin := buildGo(t, goLocal)
 	var rigs []*goRig
 	protocols := []string{"http1", "h2c", "h2x"}

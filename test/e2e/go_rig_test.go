@@ -83,6 +83,24 @@ type goHost struct {
 	sink   *otlpsink.Sink
 	agent  *agent // nil: untraced
 	sealed string // nothing can be written into TLS here: yes, no, "" if nobody has asked
+	apart  bool   // each program runs a copy of its executable
+}
+
+// executable is what a program runs: bin, or a copy of it that nobody else maps.
+func (h *goHost) executable(t *testing.T, bin string) string {
+	t.Helper()
+	if !h.apart {
+		return bin
+	}
+	text, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(t.TempDir(), filepath.Base(bin))
+	if err := os.WriteFile(own, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return own
 }
 
 func newGoHost(t *testing.T) *goHost {
@@ -144,9 +162,9 @@ func startGoRig(t *testing.T, h *goHost, bin, protocol string, v goVersion, env 
 	backAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	relayAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	r.base = scheme(protocol) + "://" + relayAddr
-	r.back = h.g.start("back", launch{env: env, argv: []string{bin, "-role", "back", "-listen", backAddr, "-protocol", protocol,
+	r.back = h.g.start("back", launch{env: env, argv: []string{h.executable(t, bin), "-role", "back", "-listen", backAddr, "-protocol", protocol,
 		"-control", r.control}}, nil)
-	r.relay = h.g.start("relay", launch{env: env, argv: []string{bin, "-role", "relay", "-listen", relayAddr, "-protocol", protocol,
+	r.relay = h.g.start("relay", launch{env: env, argv: []string{h.executable(t, bin), "-role", "relay", "-listen", relayAddr, "-protocol", protocol,
 		"-next", scheme(protocol) + "://" + backAddr}}, nil)
 	r.back.listens(backAddr)
 	r.relay.listens(relayAddr)
