@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
