@@ -26,6 +26,11 @@ func TestGoPagedOut(t *testing.T) {
 			r := rigs[i]
 			r.attached(t)
 			r.warm()
+			// A traceparent of the program's own is told by where its name is, once that
+			// could be read.
+			if err := r.measure("read", 4, truth.Calls{}, somePatterns("own")...).Err(); err != nil {
+				t.Error(err)
+			}
 			defer keepOut(t, r.back, r.relay)()
 			patterns := somePatterns("same", "noctx", "go", "pool", "errgroup", "pool-background", "own")
 			tally := r.measure("paged", scaled(t, 100), truth.Calls{}, patterns...)
@@ -37,6 +42,10 @@ func TestGoPagedOut(t *testing.T) {
 	}
 	t.Run("grpc", func(t *testing.T) {
 		rpc.attached(t)
+		own := grpcPatterns[slices.IndexFunc(grpcPatterns, func(p grpcPattern) bool { return p.own })]
+		if err := rpc.measure(own, "read", 4).Err(); err != nil {
+			t.Error(err)
+		}
 		defer keepOut(t, rpc.back, rpc.relay)()
 		for _, p := range grpcPatterns {
 			if p.inbound != "" || !slices.Contains([]string{"unary", "bidi", "background", "go", "pool-background", "errgroup", "own"}, p.name) {
