@@ -298,12 +298,18 @@ __attribute__((noinline)) int weft_grpc_originate(u64 loopy, u64 headers, u64 go
 	departure_move(queued, key);
 	d = bpf_map_lookup_elem(&go_departures, &key);
 	/* Older versions have one function for these and for a server's responses. What
-	 * says that the call is over is no departure. */
-	if (!d || d->over || weft_go_conn(key, d->sk, WEFT_ROLE_CLIENT, d->http))
+	 * says that the call is over, and no more, is no departure. */
+	if (!d || !d->http || weft_go_conn(key, d->sk, WEFT_ROLE_CLIENT, d->http))
 		return 0;
 	c = conn_of(key);
 	if (!c)
 		return 0;
+	/* It may have come to be over since. From here on its end finds the connection. */
+	d = bpf_map_lookup_elem(&go_departures, &key);
+	if (d && d->over) {
+		over = d->over;
+		rpc = d->rpc;
+	}
 	c->start_ns = bpf_ktime_get_ns();
 	c->over = over;
 	c->rpc = rpc;
@@ -359,7 +365,7 @@ __attribute__((noinline)) int weft_grpc_client_end(u64 transport, u64 stream, u6
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, end;
 	struct weft_go_layout *l = go_layout();
-	struct go_departure over = {};
+	struct go_departure over = {}, *d;
 	struct conn *c;
 	u64 key;
 	u8 rpc;
@@ -377,10 +383,18 @@ __attribute__((noinline)) int weft_grpc_client_end(u64 transport, u64 stream, u6
 		end = WEFT_END_TIMEOUT;
 	c = conn_of(key);
 	if (!c) {
+		if (go_u32(l, stream, WEFT_GO_GRPC_STREAM_STATE) == GRPC_STREAM_DONE)
+			return 0;
 		over.over = 1 + end;
 		over.rpc = rpc;
-		if (go_u32(l, stream, WEFT_GO_GRPC_STREAM_STATE) != GRPC_STREAM_DONE)
-			bpf_map_update_elem(&go_departures, &key, &over, BPF_ANY);
+		if (!bpf_map_update_elem(&go_departures, &key, &over, BPF_NOEXIST))
+			return 0;
+		/* Its headers are being looked at this moment. */
+		d = bpf_map_lookup_elem(&go_departures, &key);
+		if (d) {
+			d->rpc = rpc;
+			d->over = 1 + end;
+		}
 		return 0;
 	}
 	stream_late(c, key);
