@@ -78,7 +78,8 @@ type GolangConn struct {
 	Unsettled      uint8
 	Over           uint8
 	Rpc            uint8
-	Pad            [4]uint8
+	Greeted        uint8
+	Pad            [3]uint8
 	Pending        [8]struct {
 		_           structs.HostLayout
 		SpanId      uint64

@@ -108,7 +108,7 @@ func drive(t *testing.T, r *http2Rig, j *joining, p *parents, calls int, call fu
 	}
 	t.Logf("%d calls, %d written, %d refused for want of room or memory, or split", calls, len(p.seen), refused)
 	if len(p.seen)+refused != calls || p.odd != 1+refused {
-		t.Errorf("%d of %d calls came with a traceparent, %d without, %d refused", len(p.seen), calls, p.odd, refused)
+		t.Errorf("%d of %d calls came with a traceparent, %d without, %d refused; counted: %v", len(p.seen), calls, p.odd, refused, r.moved())
 	}
 	if refused > calls/20 {
 		t.Error("hardly anything was tested")

@@ -104,6 +104,18 @@ func (r *http2Rig) since(name string) uint64 {
 	return now - r.counted[name]
 }
 
+// moved are the counters that have counted since.
+func (r *http2Rig) moved() map[string]uint64 {
+	r.t.Helper()
+	out := map[string]uint64{}
+	for name, v := range r.counters() {
+		if n := v - r.counted[name]; n > 0 {
+			out[name] = n
+		}
+	}
+	return out
+}
+
 func (r *http2Rig) reset() { r.counted = r.counters() }
 
 // field finds a member of a C struct in the bytes of one.
@@ -299,6 +311,12 @@ func (r *http2Rig) dial(check func(io.Reader) error, pieces ...int) (*http2Clien
 // connect is dial without sending anything.
 func (r *http2Rig) connect(check func(io.Reader) error) (*http2Client, <-chan error) {
 	r.t.Helper()
+	return r.greeted(nil, check)
+}
+
+// greeted is connect to a server that begins by sending these bytes.
+func (r *http2Rig) greeted(greeting []byte, check func(io.Reader) error) (*http2Client, <-chan error) {
+	r.t.Helper()
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		r.t.Fatal(err)
@@ -315,6 +333,10 @@ func (r *http2Rig) connect(check func(io.Reader) error) (*http2Client, <-chan er
 	}
 	done := make(chan error, 1)
 	go func() {
+		if _, err := server.Write(greeting); err != nil {
+			done <- errors.Join(err, server.Close())
+			return
+		}
 		err := check(server)
 		done <- errors.Join(err, server.Close())
 	}()

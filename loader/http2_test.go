@@ -21,7 +21,7 @@ func TestHTTP2(t *testing.T) {
 		name string
 		run  func(*testing.T, *http2Rig)
 	}{
-		{"injected", http2Injected}, {"left alone", http2LeftAlone}, {"root", http2Root}, {"midway", http2Midway},
+		{"injected", http2Injected}, {"left alone", http2LeftAlone}, {"root", http2Root}, {"midway", http2Midway}, {"greeted", http2Greeted},
 		{"full", http2Full}, {"nagle", http2Nagle}, {"transport", http2Transport}, {"grpc", http2GRPC},
 	} {
 		t.Run(c.name, func(t *testing.T) {

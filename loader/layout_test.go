@@ -248,6 +248,7 @@ func TestProtocolBitsMatch(t *testing.T) {
 	bits := map[string]event.Protocol{
 		"WEFT_HTTP_MINOR": event.ProtocolMinor, "WEFT_HTTP_2": event.ProtocolHTTP2,
 		"WEFT_HTTP_TLS": event.ProtocolTLS, "WEFT_HTTP_GRPC": event.ProtocolGRPC,
+		"WEFT_HTTP_UNREAD": targetUnread,
 	}
 	for object, spec := range objects(t) {
 		var c *btf.Enum

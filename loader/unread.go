@@ -72,13 +72,16 @@ func (u *unread) settle(raw []byte) []byte {
 	return raw
 }
 
+// targetUnread is a bit of enum weft_http that no span has: settle takes it away.
+const targetUnread = event.Protocol(WeftWeftHttpWEFT_HTTP_UNREAD)
+
 // target reads the target of a request where the program could not: it is where its
 // first bytes say.
 func (u *unread) target(r *WeftWeftRequest) {
-	if r.Http&uint8(WeftWeftHttpWEFT_HTTP_UNREAD) == 0 {
+	if r.Http&uint8(targetUnread) == 0 {
 		return
 	}
-	r.Http &^= uint8(WeftWeftHttpWEFT_HTTP_UNREAD)
+	r.Http &^= uint8(targetUnread)
 	at := binary.NativeEndian.Uint64(r.Target[:])
 	if r.TargetLen != 0 || !u.follows(r.Tgid, r.ProcessStartNs) {
 		return

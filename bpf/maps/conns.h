@@ -150,7 +150,8 @@ struct conn {
 	u8 unsettled; /* of a virtual connection: a request's records are still to be written */
 	u8 over;      /* of a virtual connection: 1 + enum weft_end, if the call ended unsent */
 	u8 rpc;	      /* and how, as in struct pending */
-	u8 pad[4];
+	u8 greeted;   /* the peer began with SETTINGS of HTTP/2, before anything was sent */
+	u8 pad[3];
 	struct pending pending[PIPELINE_MAX];
 	struct outgoing out;
 	struct direction dir[2];

@@ -257,6 +257,34 @@ WEFT_INLINE bool resync_follows(struct conn *c, u32 dir, struct cursor *at)
 	return true;
 }
 
+#define SETTINGS_HEADER 9
+#define SETTINGS_TYPE 4
+
+/*
+ * Is this what a server of HTTP/2 sends by itself? Its SETTINGS may be here before the
+ * client has sent its preface (RFC 9113, section 3.4), so that who speaks first is no
+ * client. What the client sends will tell.
+ */
+WEFT_INLINE bool server_greets(struct conn *c, const struct cursor *at)
+{
+	u8 head[SETTINGS_HEADER] = {};
+
+	if (c->greeted)
+		return true;
+	if (c->state != CONN_SYNCED || c->role != WEFT_ROLE_SERVER || c->last ||
+	    c->dir[DIR_RX].parser.head_bytes || at->total != at->moved ||
+	    at->left < SETTINGS_HEADER || bpf_probe_read_user(head, sizeof(head), (void *)at->addr))
+		return false;
+	/* Length below 16,384, type, no flags, stream 0. */
+	if (head[0] || head[1] >= 0x40 || head[3] != SETTINGS_TYPE || head[4] || head[5] ||
+	    head[6] || head[7] || head[8])
+		return false;
+	c->greeted = 1;
+	c->role = WEFT_ROLE_CLIENT;
+	parsers_reset(c);
+	return true;
+}
+
 /* Feeds up to the next boundary or buffer. Returns 1 when there is no more to
  * do, 2 when the rest must not be looked at. */
 __attribute__((noinline)) int weft_turn(u64 sk, u64 meta)
@@ -274,6 +302,8 @@ __attribute__((noinline)) int weft_turn(u64 sk, u64 meta)
 		return 1;
 	if (!at->left)
 		return 0;
+	if (dir == DIR_RX && server_greets(c, at))
+		return 2;
 	finding = c->state == CONN_UNSYNCED;
 	if (finding && !resync_follows(c, dir, at))
 		return 2;
